@@ -1,0 +1,39 @@
+"""netorch: one YAML file, one command, and a network lab stands.
+
+This page is the map of the house.  Data has one way through it::
+
+    lab.yaml --labfile--> Topology --graph--> Wiring --resolve--> desired State
+                                                                       |
+                           kernel --observe--> observed State ---------+--plan.diff--> Plan --engine--> kernel
+
+=============  ==============================================================================================
+room           what it owns
+=============  ==============================================================================================
+``errors``     every error raised on purpose: what, where (file:line:column), hint; exit codes
+``resources``  the vocabulary: one type for each thing made in the kernel; desired, observed, plan and journal
+               all speak it
+``capabilities``  their names, Docker's set plus NET_ADMIN, what cap_add and cap_drop make of it
+``labfile/``   the file format: YAML with marks and limits, validation, JSON Schema -> ``Topology``
+``graph``      names, MACs and addresses for what the file leaves out; the networkx graph; the checks that
+               need no kernel
+``resolve``    ``Wiring`` -> desired ``State``
+``uplink``     the part of a private lab that is on the host: one container more, one cable with NAT
+``plan``       ``diff`` of two states -> an ordered ``Plan``; how a plan reads
+``journal``    what the kernel cannot tell: intents, previous values, what was applied
+``engine``     runs a plan, in batches, through ``kernel``; carries no decisions
+``lab``        the one way in, for the command line and for Python: up, down, status, ps ...
+``cables``     cables of a running lab: plugged, unplugged, impaired, put back, shown
+``operate``    what is done to a lab that runs, its definition left alone: pause, kill, cp, top, stats ...
+``draw``       the wiring as text, mermaid, dot, svg or html
+``trace``      the way of a packet through a state, hop by hop, and where it is lost
+``script``     the plan as a shell script that builds the lab by hand
+``views``      what explains a lab: its graph, the path of a packet, the script that builds it by hand
+``kernel/``    the only room that speaks to the kernel: namespaces, cgroups, netlink, mounts, nft, processes
+``cli/``       the command line; ``exec`` has a short way of its own that imports next to nothing
+=============  ==============================================================================================
+
+Imports run one way: cli -> operate -> lab -> engine -> plan, journal -> resources -> errors, and
+lab -> resolve -> graph -> labfile; ``kernel`` knows ``resources`` and ``errors`` only.  A test holds it.
+"""
+
+__version__ = "0.1.0"

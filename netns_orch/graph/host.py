@@ -1,0 +1,190 @@
+"""Does the lab fit this host: clashes with what is there, and features that are not.
+
+Owns: ``check_host`` and ``features_needed``.
+Must not: look at the host itself; ``kernel`` gathers the facts.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+
+from netns_orch.errors import KernelError, MissingFeature, NetorchError, Where
+from netns_orch.graph import roots
+from netns_orch.graph.addresses import Net, parse_net
+from netns_orch.graph.names import Problems, file_order, nearest, place
+from netns_orch.graph.wiring import WiredBridge, Wiring
+from netns_orch.labfile import model
+from netns_orch.resources import HostFacts
+
+HOW_TO = {
+    "netem": "the kernel module sch_netem is missing (`modprobe sch_netem`; Debian: linux-image-amd64)",
+    "tbf": "the kernel module sch_tbf is missing (`modprobe sch_tbf`; Debian: linux-image-amd64)",
+    "vlan": "the kernel module 8021q is missing (`modprobe 8021q`; Debian: linux-image-amd64)",
+    "vxlan": "the kernel module vxlan is missing (`modprobe vxlan`; Debian: linux-image-amd64)",
+    "bond": "the kernel module bonding is missing (`modprobe bonding`; Debian: linux-image-amd64)",
+    "vrf": "the kernel module vrf is missing (`modprobe vrf`; Debian: linux-image-amd64)",
+    "dummy": "the kernel module dummy is missing (`modprobe dummy`; Debian: linux-image-amd64)",
+    "macvlan": "the kernel module macvlan is missing (`modprobe macvlan`; Debian: linux-image-amd64)",
+    "bridge": "the kernel module bridge is missing (`modprobe bridge`; Debian: linux-image-amd64)",
+    "veth": "the kernel module veth is missing (`modprobe veth`; Debian: linux-image-amd64)",
+    "overlay": "the kernel module overlay is missing (`modprobe overlay`; Debian: linux-image-amd64)",
+    "ipv6": "this kernel runs without IPv6 (ipv6.disable=1 on its command line?)",
+    "nft": "install nftables (`apt-get install nftables`)",
+    "iptables": "install iptables (`apt-get install iptables`)",
+    "ip6tables": "install ip6tables (`apt-get install iptables`)",
+    "zstd": "install zstd (`apt-get install zstd`)",
+    "user-namespace": "sysctl user.max_user_namespaces is 0, or the kernel is built without CONFIG_USER_NS",
+    "time-namespace": "the kernel is built without CONFIG_TIME_NS (Linux 5.6 and later have it)",
+}
+"""What to do about a feature that is missing."""
+
+CONTROLLER_OF = {
+    "cpus": "cpu",
+    "cpu_weight": "cpu",
+    "cpuset": "cpuset",
+    "memory": "memory",
+    "memory_high": "memory",
+    "swap": "memory",
+    "pids": "pids",
+    "io": "io",
+}
+
+Need = tuple[str, str, Where | None]
+"""A feature, the key that needs it, its place."""
+
+
+def features_needed(wiring: Wiring) -> frozenset[str]:
+    """What the lab asks of the kernel and the host, in the words of ``HostFacts.features``."""
+    return frozenset(feature for feature, _, _ in _needs(wiring))
+
+
+def check_host(wiring: Wiring, facts: HostFacts) -> tuple[list[NetorchError], list[NetorchError]]:
+    """Errors and warnings of this lab on this host."""
+    problems = Problems()
+    if wiring.topology.netns == "private":  # its bridges are in a namespace where nothing else is
+        facts = replace(facts, interfaces=(), subnets=(), routes=())
+    for bridge in wiring.bridges.values():
+        if bridge.ifname in facts.interfaces:
+            problems.errors.append(_taken(bridge))
+        _clashes(bridge, facts, problems)
+    for cable in wiring.cables:
+        if cable.b.kind == "host" and cable.b.ifname not in facts.interfaces:
+            name = cable.b.ifname
+            hint = nearest(name, (known for known in facts.interfaces if known != "lo"))
+            problems.error(f"the host has no interface {name}", cable.b.where, hint)
+    roots.check_host(wiring, facts.paths, problems)
+    errors = [*problems.errors, *_missing(wiring, facts)]
+    return file_order(errors), file_order(problems.warnings)
+
+
+def _taken(bridge: WiredBridge) -> KernelError:
+    """Not a fault of the file: the same file is right on a host without that interface."""
+    return KernelError(
+        f"the host has an interface {bridge.ifname} already, the name of bridge {bridge.name}",
+        errno=errno.EEXIST,
+        where=place(bridge.spec, "ifname"),
+        hint="choose another with `ifname`, or bring the lab up in a namespace of its own with --private",
+    )
+
+
+def _clashes(bridge: WiredBridge, facts: HostFacts, problems: Problems) -> None:
+    where = place(bridge.spec, "addresses")
+    for net in dict.fromkeys(addr.net for addr in bridge.addresses if not addr.is_link_local):
+        own = f"the subnet {net} of bridge {bridge.name}"
+        clash = next(_overlapping(net, facts.subnets), None)
+        if clash:
+            problems.error(
+                f"{own} clashes with {clash[1]}, which is on link of the host's {clash[0]}",
+                where,
+                "choose another subnet, or bring the lab up in a namespace of its own with --private",
+            )
+            continue
+        for dev, prefix in _overlapping(net, facts.routes):
+            wider = parse_net(prefix).covers(net)
+            reached = "is inside" if wider else "covers"
+            problems.warn(
+                f"{own} {reached} {prefix}, which the host reaches by {dev}",
+                where,
+                f"while the lab is up, the host reaches {net if wider else prefix} in the lab"
+                if wider
+                else f"the host's own route to {prefix} hides that part of the lab",
+            )
+
+
+def _overlapping(net: Net, nets: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, str]]:
+    for dev, text in nets:
+        other = parse_net(text)
+        if other.prefix and net.overlaps(other):
+            yield dev, text
+
+
+# -- features ------------------------------------------------------------------------------------
+
+
+def _missing(wiring: Wiring, facts: HostFacts) -> Iterator[NetorchError]:
+    """One error for each feature, at the first place that needs it."""
+    seen: set[str] = set()
+    for feature, key, where in _needs(wiring):
+        if feature in facts.features or feature in seen:
+            continue
+        seen.add(feature)
+        hint = HOW_TO.get(feature)
+        if feature.startswith("cgroup:"):
+            controller = feature.removeprefix("cgroup:")
+            hint = f"no cgroup hierarchy of this host offers us the controller {controller}"
+        yield MissingFeature(f"this host lacks {feature}, which {key} needs", where=where, hint=hint)
+
+
+def _needs(wiring: Wiring) -> Iterator[Need]:
+    for bridge in wiring.bridges.values():
+        yield "bridge", f"bridge {bridge.name}", bridge.where
+        if bridge.addresses:
+            yield "nft", f"bridge {bridge.name} with an address", bridge.where
+    for cable in wiring.cables:
+        if cable.b.kind != "host":
+            yield "veth", "a link", cable.link.where
+        for end in cable.ends:
+            yield from _impairment(end.spec)
+    host = wiring.topology.host
+    for rules, key in ((host.iptables, "iptables"), (host.ip6tables, "ip6tables")):
+        if rules:
+            yield "nft", f"host.{key}", rules.where or host.where
+            yield key, f"host.{key}", rules.where or host.where
+    for container in wiring.topology.containers.values():
+        yield from _of_container(container)
+    for iface in chain(wiring.bridges.values(), *wiring.ends.values(), *wiring.virtual.values()):
+        if any(addr.family == 6 for addr in iface.addresses):
+            yield "ipv6", "an IPv6 address", iface.where
+
+
+def _impairment(end: model.Endpoint) -> Iterator[Need]:
+    said = [name for name in model.Impairment.__slots__ if getattr(end.impairment, name) is not None]
+    if not said:
+        return
+    feature = "tbf" if said == ["rate"] else "netem"
+    yield feature, f"`{said[0]}`", place(end, *said)
+
+
+def _of_container(container: model.Container) -> Iterator[Need]:
+    where = container.where
+    yield "overlay", f"the root of {container.name}", where
+    for path in container.rootfs.layers:
+        if path.endswith((".zst", ".tzst")):
+            yield "zstd", path, container.rootfs.where or where
+    if container.namespaces.user or container.nesting:
+        yield "user-namespace", "a user namespace", place(container, "nesting", "namespaces")
+    if container.namespaces.time_boottime is not None or container.namespaces.time_monotonic is not None:
+        yield "time-namespace", "`time`", place(container, "namespaces")
+    for spec in container.interfaces:
+        yield spec.kind, f"the interface {spec.name}", spec.where
+    for program in ("iptables", "ip6tables"):
+        if rules := getattr(container, program):
+            yield program, f"`{program}`", rules.where or where
+    if container.nftables:
+        yield "nft", "`nftables`", place(container, "nftables")
+    for key, controller in CONTROLLER_OF.items():
+        if getattr(container.resources, key) not in (None, []):
+            yield f"cgroup:{controller}", f"`{key}`", place(container.resources, key) or where

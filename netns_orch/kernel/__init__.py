@@ -1,0 +1,13 @@
+"""The kernel's room: the only one that makes system calls, opens sockets and runs programs.
+
+``driver`` is the way in: one lab, one phase of its plan at a time.  Under it, by subject:
+
+- containers: ``runtime`` (their life, from outside), ``zygote`` and ``clone`` (who forks them), ``rootfs``
+  and ``layers`` (their roots), ``init`` (their PID 1), ``confine`` and ``seccomp`` (what they may do),
+  ``enter`` and ``session`` (``exec``), ``interpreter`` (all they see of ours), ``cgroups`` (what they may
+  use).
+- network: ``netlink`` and ``messages`` (bytes), ``network`` (changes), ``netobserve`` (what is there).
+- the host: ``hosttable`` and ``forwarding`` (nft), ``hostsysctl``, ``facts``, ``rundir`` (files and locks).
+
+It knows ``resources`` and ``errors``, and nothing of lab files or plans.
+"""

@@ -1,0 +1,226 @@
+"""The two processes that a container begins with: its first one, which waits, and its builder.
+
+Owns: what each of them does until the first one is PID 1, and the words between them.
+Must not: clone (``clone``), mount (``rootfs``), or go on as PID 1 (``init``).
+
+The builder is root of the host, in the container's pid namespace and of its network, IPC and UTS; it makes
+the mounts, then ends.  The first process touches next to none of its memory, which it shares with the
+process that it was forked from, and is all that stays.  Where the container has a user namespace, the mounts
+are handed to it as a copy, in which nothing that covers or restricts something can be taken away (locked
+mounts, mount_namespaces(7)).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import struct
+from contextlib import suppress
+
+from netns_orch import capabilities
+from netns_orch.kernel import baseline, clone, init, output, rootfs
+from netns_orch.kernel import syscalls as sc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+_SHARED = sc.CLONE_NEWNET | sc.CLONE_NEWUTS | sc.CLONE_NEWIPC | sc.CLONE_NEWCGROUP
+_INSIDE_NEEDS = ("SETPCAP", "SETUID", "SETGID", "KILL", "CHOWN", "SYS_RESOURCE")
+"""What PID 1 needs beyond the container's own capabilities: to confine a command, end it, own its pipe."""
+_GO, _BUILT, _SPARED, _NOT_SPARED = b"go", b"built", b"s", b"n"
+
+
+class Site:
+    """What both processes inherit: one order, the files, the channel between them, the way to report."""
+
+    def __init__(self, order: dict[str, Any], host: dict[str, Any]) -> None:
+        self.order = order
+        self.host = host
+        directory = os.open(order["directory"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.files = output.create(directory)
+        self.supervisor = init.Supervisor(self.files, _control(directory))
+        os.close(directory)
+        permitted = host["permitted"] if order["first_id"] is None else ~0
+        needed = capabilities.mask((*order["record"]["capabilities"], *_INSIDE_NEEDS)) & permitted
+        self.capabilities = sc.Capabilities(needed, needed)
+        self.report, self.report_in = os.pipe2(os.O_CLOEXEC)
+        self.first_end, self.builder_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def close(self) -> None:
+        """In the zygote: close all but ``report``, of which it hears."""
+        for descriptor in self.supervisor.descriptors():
+            os.close(descriptor)
+        self.supervisor.control.detach()
+        for end in (self.first_end, self.builder_end):
+            end.close()
+        os.close(self.report_in)
+
+    def let_go(self) -> None:
+        """In the zygote: the container may come to be."""
+        with suppress(OSError):  # a builder that failed is gone, and has reported why
+            self.first_end.send(_GO)
+
+    def keep_own(self, *others: int) -> None:
+        """In a new process: close what belongs to the containers that are made at the same time."""
+        kept = (self.report_in, *others, *self.host["inherited"])
+        sc.close_all_but([number for number in kept if number >= 0])
+
+    def tell(self, number: int | None, what: str) -> None:
+        """Report a failure."""
+        os.write(self.report_in, json.dumps({"errno": number, "what": what}).encode())
+
+
+def _control(directory: int) -> socket.socket:
+    """The control socket, in the container's directory on the host."""
+    with suppress(FileNotFoundError):
+        os.unlink("control", dir_fd=directory)
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    control.bind(f"/proc/self/fd/{directory}/control")
+    control.listen(16)
+    return control
+
+
+# -- the first process ---------------------------------------------------------------------------
+
+
+def become_first(site: Site) -> NoReturn:
+    """From the clone to PID 1's loop; never returns."""
+    try:
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        site.keep_own(site.first_end.fileno(), *site.supervisor.descriptors())
+        _first(site)
+        os.write(site.report_in, _BUILT)
+        os.close(site.report_in)
+        site.supervisor.run()
+    except OSError as error:
+        site.tell(error.errno, f"begin its first process ({error.strerror})")
+    except Exception as error:  # noqa: BLE001 - nothing may unwind into the zygote's loop
+        site.tell(None, f"go on: {error!r}")
+    finally:
+        os._exit(1)
+
+
+def _first(site: Site) -> None:
+    word, descriptors = _received(site.first_end)
+    if not descriptors:
+        os._exit(1)  # the builder failed, and has said why
+    mounts, null, proc, view, builder = descriptors
+    select.select([builder], [], [])  # root of the host is gone before anybody else is here
+    sc.setns(mounts, sc.CLONE_NEWNS)
+    os.setsid()
+    os.umask(0o022)
+    sc.join_session_keyring()
+    site.host["name"].set()
+    site.supervisor.begin(null, proc, word == _SPARED)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    sc.close_all_but([0, 1, 2, site.report_in, null, proc, view, *site.supervisor.descriptors()])
+    sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1)  # with it, no execve brings back what goes here
+    sc.prctl(sc.PR_CAP_AMBIENT, sc.PR_CAP_AMBIENT_CLEAR_ALL)
+    site.capabilities.set()
+    sc.prctl(sc.PR_SET_DUMPABLE, 0)
+    sc.prctl(sc.PR_SET_PDEATHSIG, 0)
+
+
+def _received(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """A message and its descriptors, without the help of the socket module's Python part."""
+    word, messages, _, _ = channel.recvmsg(1, 128)
+    data = messages[0][2] if messages else b""
+    return word, [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
+
+
+# -- the builder ---------------------------------------------------------------------------------
+
+
+def become_builder(site: Site, first: clone.First) -> NoReturn:
+    """Build the container around its first process, hand it over, and end."""
+    try:
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        sc.prctl(sc.PR_SET_DUMPABLE, 0)
+        site.keep_own(site.builder_end.fileno(), first.pidfd, first.user)
+        _build(site, first)
+    except Exception as error:  # noqa: BLE001 - nothing may unwind into the zygote's loop
+        site.tell(None, f"go on: {error!r}")
+    finally:
+        os._exit(1)
+
+
+def _build(site: Site, first: clone.First) -> None:
+    builder = rootfs.Builder(site.order, site.host, first.user, first.first_id or 0)
+    try:
+        builder.doing = "enter its namespaces"
+        sc.setns(first.pidfd, _SHARED)
+        sc.unshare(sc.CLONE_NEWNS)
+        os.umask(0)
+        if first.first_id is not None:
+            sc.set_file_owner(first.first_id, first.first_id)
+        builder.build()
+        builder.doing = "set its hostname"
+        sc.sethostname(site.order["spec"]["hostname"])
+        if not site.order["join_netns"]:
+            builder.doing = "set its network sysctls"
+            _network(builder.proc, site.host["sysctls"])
+        builder.finish()
+        null = os.open("null", os.O_RDWR | os.O_CLOEXEC, dir_fd=builder.dev)
+        builder.enter()
+        builder.doing = "hand it over"
+        _hand_over(site, first, builder, null)
+    except OSError as error:
+        site.tell(error.errno, f"{builder.doing} ({error.strerror})")
+
+
+def _network(proc: int, rows: tuple[tuple[str, str], ...]) -> None:
+    """The base line of sysctls, and lo up."""
+    net = os.open("sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+    baseline.write(net, rows)
+    os.close(net)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        fcntl.ioctl(link, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+def _hand_over(site: Site, first: clone.First, builder: rootfs.Builder, null: int) -> None:
+    """Give the first process its mounts, the null device and /proc; and ourselves, to wait for."""
+    proc = builder.proc
+    # Commands could not be given another score in a user namespace: they would be spared, too.
+    spared = first.user < 0 and init.set_oom_score(proc, "1", init.OOM_SPARED)
+    if first.user >= 0:
+        sc.setns(first.user, sc.CLONE_NEWUSER)
+        sc.unshare(sc.CLONE_NEWNS)
+        null = _again(null, "/dev/null", os.O_RDWR)
+        proc = _again(proc, "/proc", os.O_PATH | os.O_DIRECTORY)
+    if site.builder_end.recv(8) != _GO:
+        os._exit(1)  # the zygote could not record it, or is gone
+    mounts = os.open("self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    own = sc.pidfd_open(os.getpid())
+    socket.send_fds(
+        site.builder_end, [_SPARED if spared else _NOT_SPARED], [mounts, null, proc, builder.view, own]
+    )
+
+
+def _again(descriptor: int, path: str, flags: int) -> int:
+    """The same file by a path of the copied mounts; the file at hand where another one lies there."""
+    try:
+        found = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return descriptor
+    if os.path.samestat(os.fstat(found), os.fstat(descriptor)):
+        return found
+    os.close(found)
+    return descriptor
+
+
+def outcome(site_report: int) -> dict[str, Any]:
+    """What became of it, from the pipe that both report to; empty: it stands."""
+    text = os.read(site_report, 65536)
+    if text == _BUILT:
+        return {}
+    if text:
+        failure: dict[str, Any] = json.loads(text)
+        return failure
+    return {"errno": None, "what": "stay alive (it was killed)"}

@@ -1,0 +1,205 @@
+"""The directories ``netorch/<lab>.<id>`` in one hierarchy, and the controllers that v2 hands down to them.
+
+Owns: making and removing them so that at no instant one is there without a sign of whose it is; what is
+switched on in a v2 ancestor, and switched off again by the last lab.
+Must not: touch a directory that bears no mark; know containers or limits.
+
+A directory about to be made is announced on its parent first: a kill in between leaves no orphan.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from netns_orch.errors import KernelError
+from netns_orch.kernel import cgroupfiles as files
+from netns_orch.kernel import hierarchies as trees
+from netns_orch.kernel.hierarchies import Hierarchy
+
+PARENT = "netorch"
+LEAF = ".netorch"
+"""v2: where netorch's own processes go when their cgroup must be an inner node."""
+
+
+def base_of(lab_directory: str) -> str:
+    """The cgroup that a lab's directory hangs in."""
+    return os.path.dirname(os.path.dirname(lab_directory))
+
+
+def parents(hierarchy: Hierarchy) -> Iterator[str]:
+    """Every directory ``netorch`` of a hierarchy, that at own position first."""
+    own = f"{hierarchy.position.removesuffix(f'/{PARENT}/{LEAF}')}/{PARENT}"
+    if os.path.isdir(own):
+        yield own
+    yield from (path for path in trees.find(hierarchy.mount, PARENT) if path != own)
+
+
+@contextmanager
+def _locked(base: str) -> Iterator[None]:
+    """Labs that share a base take turns, for microseconds: to make directories, to switch controllers."""
+    descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def make_lab_directory(hierarchy: Hierarchy, base: str, name: str) -> str:
+    """Make ``netorch/<name>`` below ``base``; KernelError where a directory of somebody else's is there."""
+    parent = f"{base}/{PARENT}"
+    directory = f"{parent}/{name}"
+    with _locked(base):
+        _make_marked(base, PARENT, "labs", must_be_ours=False)
+        _inherit_cpuset(hierarchy, base, parent)
+        _make_marked(parent, name, name)
+        _inherit_cpuset(hierarchy, parent, directory)
+    return directory
+
+
+def _make_marked(parent: str, name: str, mark: str, *, must_be_ours: bool = True) -> None:
+    """Make a directory so that at no instant it is there without a sign of whose it is."""
+    path = f"{parent}/{name}"
+    if os.path.isdir(path):
+        if is_ours(parent, name):
+            files.set_mark(path, mark)
+        elif must_be_ours:
+            raise KernelError(
+                f"the cgroup {path} is there and is not netorch's", hint="give --name another name"
+            )
+        return
+    files.set_mark(parent, name, ".making")
+    os.mkdir(path)
+    files.set_mark(path, mark)
+    files.remove_mark(parent, ".making")
+
+
+def is_ours(parent: str, name: str) -> bool:
+    """Whether a directory bears a mark, or was just being made when its maker was killed."""
+    return files.mark(f"{parent}/{name}") is not None or files.mark(parent, ".making") == name
+
+
+def _inherit_cpuset(hierarchy: Hierarchy, parent: str, directory: str) -> None:
+    """v1: a new cpuset is empty, and no process can enter it; from here on children copy their parent's."""
+    if hierarchy.version == 2 or "cpuset" not in hierarchy.controllers:
+        return
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        if not files.read(f"{directory}/{file}"):
+            files.write(f"{directory}/{file}", files.read(f"{parent}/{file}") or "0")
+    files.write(f"{directory}/cgroup.clone_children", "1")
+
+
+def remove_lab(hierarchy: Hierarchy, directory: str) -> None:
+    """Remove the lab's directory if no container is left in it, and the parent if no lab is."""
+    try:
+        with _locked(base_of(directory)):
+            if trees.children(directory):
+                return
+            files.rmdir(directory)
+    except FileNotFoundError:
+        return  # another `down` was there first
+    remove_parent(hierarchy, os.path.dirname(directory))
+
+
+def remove_parent(hierarchy: Hierarchy, parent: str) -> None:
+    """Remove a directory ``netorch`` of ours that has no lab; switch off what was switched on for labs."""
+    base = os.path.dirname(parent)
+    try:
+        with _locked(base):
+            if [name for name in trees.children(parent) if name != LEAF] or not is_ours(base, PARENT):
+                return
+            if hierarchy.version == 2:
+                _switch_off(base, parent)
+            files.rmdir(parent)
+            files.remove_mark(base, ".making")
+    except FileNotFoundError:
+        return
+
+
+def _words(path: str) -> set[str]:
+    return set((files.read(path) or "").split())
+
+
+def can_hand_down(directory: str, needed: set[str]) -> bool:
+    """Whether children of this cgroup can have these controllers."""
+    if needed <= _words(f"{directory}/cgroup.subtree_control"):
+        return True
+    if not needed <= _words(f"{directory}/cgroup.controllers"):
+        return False
+    return not os.path.exists(f"{directory}/cgroup.type") or set(files.pids(directory)) <= _family()
+
+
+def switch_on(lab_directory: str, names: set[str], *, move: bool) -> None:
+    """Hand controllers down from the base to the lab's containers, and remember what was off before."""
+    names = names - _words(f"{lab_directory}/cgroup.subtree_control")
+    if names:
+        base = base_of(lab_directory)
+        with _locked(base):
+            _hand_down(base, os.path.dirname(lab_directory), lab_directory, names, move=move)
+
+
+def _hand_down(base: str, parent: str, lab_directory: str, names: set[str], *, move: bool) -> None:
+    before = _words(f"{base}/cgroup.subtree_control")
+    switched = set((files.mark(parent, ".switched") or "").split()) | (names - before)
+    files.set_mark(parent, " ".join(sorted(switched)), ".switched")
+    text = " ".join(f"+{name}" for name in sorted(names))
+    try:
+        files.write(f"{base}/cgroup.subtree_control", text)
+    except OSError as error:
+        if error.errno != errno.EBUSY or not move or not _step_aside(base, parent):
+            raise
+        files.write(f"{base}/cgroup.subtree_control", text)
+    for directory in (parent, lab_directory):
+        files.write(f"{directory}/cgroup.subtree_control", text)
+
+
+def _family() -> set[int]:
+    """This process and all that came from it."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            stat = files.read(f"/proc/{name}/stat")
+            if stat:
+                children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(name))
+    found: set[int] = set()
+    stack = [os.getpid()]
+    while stack:
+        pid = stack.pop()
+        found.add(pid)
+        stack += children.get(pid, [])
+    return found
+
+
+def _step_aside(base: str, parent: str) -> bool:
+    """Move netorch's own processes out of ``base``, where there are no others: inner nodes hold none."""
+    pids = files.pids(base)
+    if not set(pids) <= _family():
+        return False
+    leaf = f"{parent}/{LEAF}"
+    with suppress(FileExistsError):
+        os.mkdir(leaf)
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            files.write(f"{leaf}/cgroup.procs", str(pid))
+    return True
+
+
+def _switch_off(base: str, parent: str) -> None:
+    """Take back what was switched on for labs, and go home from the leaf."""
+    for directory, names in (
+        (parent, _words(f"{parent}/cgroup.subtree_control")),
+        (base, set((files.mark(parent, ".switched") or "").split())),
+    ):
+        for name in sorted(names):
+            with suppress(OSError):  # somebody else's cgroup came to use it: then it stays
+                files.write(f"{directory}/cgroup.subtree_control", f"-{name}")
+    leaf = f"{parent}/{LEAF}"
+    if os.path.isdir(leaf):
+        for pid in files.pids(leaf):
+            with suppress(ProcessLookupError):
+                files.write(f"{base}/cgroup.procs", str(pid))
+        files.rmdir(leaf)

@@ -1,0 +1,146 @@
+"""Accept rules for the lab's bridges, where others drop forwarded packets (Docker's FORWARD policy).
+
+Owns: rules with our comment in DOCKER-USER or at the head of FORWARD, by the variant of iptables that made
+these chains.  Must not: list with legacy iptables what they have not loaded (that loads it); touch a rule
+without our comment.
+
+What these rules let pass is still judged by the lab's own table, where a drop is final.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from netns_orch.errors import KernelError
+from netns_orch.kernel import netfilter
+from netns_orch.kernel.nftables import Chain
+from netns_orch.resources import HostTable
+
+DOCKER_USER = "DOCKER-USER"
+_DOCKER_BRIDGE = re.compile(r"^-A \S+ -o (\S+) -j DOCKER$")
+_NAMES = {4: "ip", 6: "ip6"}
+Chains = Sequence[Chain]
+
+
+class _Place(NamedTuple):
+    """A filter table of one family and variant of iptables, as it is."""
+
+    family: int
+    variant: str
+    lines: list[str]
+
+    @property
+    def chain(self) -> str | None:
+        """Where accept rules are honoured; None: nobody drops."""
+        if f":{DOCKER_USER} -" in self.lines:
+            return DOCKER_USER
+        return "FORWARD" if ":FORWARD DROP" in self.lines else None
+
+    def ours(self, comment: str) -> list[tuple[str, ...]]:
+        """Our rules in it, as words from ``-A`` on, in order."""
+        rules = (tuple(shlex.split(line)) for line in self.lines if comment in line)
+        return [rule for rule in rules if _comment_of(rule) == comment]
+
+
+def settle(chains: Chains, table: HostTable | None, comment: str) -> list[str]:
+    """Put our accept rules where they are needed, and take away all others of ours; returns warnings."""
+    warnings = []
+    for place in _places(chains):
+        current, wanted = place.ours(comment), _wanted(place, table, comment)
+        if current != wanted:
+            problem = _replace(place, current, wanted)
+            if problem is not None:
+                warnings.append(problem)
+    return warnings if table is None else [*warnings, *_foreign_drops(chains)]
+
+
+def is_settled(chains: Chains, table: HostTable, comment: str) -> bool:
+    """Whether our accept rules are exactly where they are needed."""
+    return all(place.ours(comment) == _wanted(place, table, comment) for place in _places(chains))
+
+
+def has_rules(chains: Chains, comment: str) -> bool:
+    """Whether any accept rule of ours is there."""
+    return any(place.ours(comment) for place in _places(chains))
+
+
+def _comment_of(rule: Sequence[str]) -> str | None:
+    return next((value for word, value in pairwise(rule) if word == "--comment"), None)
+
+
+def _places(chains: Chains) -> Iterator[_Place]:
+    """The filter tables that iptables made: nft's by their chains, legacy ones where they are loaded."""
+    for family, name in _NAMES.items():
+        made = {chain.name for chain in chains if chain[:2] == (name, "filter")}
+        if made & {"FORWARD", DOCKER_USER}:
+            yield from _saved(family, "-nft")
+        if _legacy_is_loaded(name):
+            yield from _saved(family, "-legacy")
+
+
+def _saved(family: int, variant: str) -> Iterator[_Place]:
+    if netfilter.find_program(netfilter.program(family, f"{variant}-save")) is None:
+        return
+    tables = netfilter.save(family, variant)
+    if "filter" in tables:
+        yield _Place(family, variant, tables["filter"])
+
+
+def _legacy_is_loaded(name: str) -> bool:
+    try:
+        with open(f"/proc/thread-self/net/{name}_tables_names", encoding="ascii") as file:
+            return "filter\n" in file.readlines()
+    except OSError:
+        return False
+
+
+def _wanted(place: _Place, table: HostTable | None, comment: str) -> list[tuple[str, ...]]:
+    chain = place.chain
+    if table is None or chain is None:
+        return []
+    marked = ("-m", "comment", "--comment", comment, "-j")
+    rules: list[tuple[str, ...]] = []
+    for bridge, _ in table.forward:
+        if chain == DOCKER_USER:
+            rules += [("-i", bridge, "-o", docker, *marked, "RETURN") for docker in _docker_bridges(place)]
+        rules += [("-i", bridge, *marked, "ACCEPT"), ("-o", bridge, *marked, "ACCEPT")]
+    rules += [("-i", switch, "-o", switch, *marked, "ACCEPT") for switch in table.switches]
+    return [("-A", chain, *rule) for rule in rules]
+
+
+def _docker_bridges(place: _Place) -> list[str]:
+    """Bridges that Docker's own rules guard: what comes from a lab shall still be judged by them."""
+    found = (_DOCKER_BRIDGE.match(line) for line in place.lines)
+    return list(dict.fromkeys(match.group(1) for match in found if match))
+
+
+def _replace(place: _Place, current: Iterable[Sequence[str]], wanted: Sequence[Sequence[str]]) -> str | None:
+    """Exchange our rules in one transaction; returns a warning where iptables refuses."""
+    lines = [f"-D {chain} {shlex.join(words)}" for _, chain, *words in current]
+    lines += [f"-I {chain} {n} {shlex.join(words)}" for n, (_, chain, *words) in enumerate(wanted, 1)]
+    text = "".join(f"{line}\n" for line in ("*filter", *lines, "COMMIT"))
+    name = netfilter.program(place.family, f"{place.variant}-restore")
+    wait = ("-w", str(netfilter.LOCK_SECONDS)) if place.variant == "-legacy" else ()
+    done = netfilter.run(name, "--noflush", *wait, stdin=text, host_lock=True)
+    if done.code == 0:
+        return None
+    if not wanted:
+        raise KernelError(f"{name} can't remove the lab's accept rules", details=done.words)
+    return f"the host drops forwarded packets, and {name} takes no accept rules for the lab: {done.words}"
+
+
+def _foreign_drops(chains: Chains) -> Iterator[str]:
+    """A drop policy of an nft chain that is not iptables' can't be overruled from another table."""
+    for chain in chains:
+        family, table, name = chain[:3]
+        is_iptables = (table, name) == ("filter", "FORWARD") and family in _NAMES.values()
+        if chain.forward and chain.drops and not is_iptables and not table.startswith("netorch_"):
+            yield (
+                f"the host's nft chain {family} {table} {name} drops what it does not know:"
+                " packets of the lab may not pass; let them:"
+                f" nft insert rule {family} {table} {name} iifname BRIDGE accept"
+            )

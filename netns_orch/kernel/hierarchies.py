@@ -1,0 +1,148 @@
+"""Where this host's cgroup hierarchies are mounted, and where in each of them this process is.
+
+Owns: reading mountinfo and cgroup of /proc (v1, v2, hybrid), the names of controllers, finding marked
+directories in the trees.
+Must not: assume a path, write anything, or know what netorch puts where.
+
+A controller is on exactly one side.  Names are those of v2: v1's ``blkio`` is ``io`` here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "io", "pids", "devices", "freezer", "hugetlb"})
+_V1_NAMES = {"blkio": "io"}
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """One hierarchy, seen through one of its mounts."""
+
+    version: int
+    controllers: frozenset[str]
+    """v1: bound to it; v2: that its root knows.  Empty for a named v1 hierarchy."""
+    mount: str
+    """Where it is mounted."""
+    position: str
+    """This process's own directory in it."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether ``mount`` shows the hierarchy's real root (only there is no cgroup.type)."""
+        return self.version == 2 and not os.path.exists(f"{self.mount}/cgroup.type")
+
+
+def detect(proc: str = "/proc/self") -> list[Hierarchy]:
+    """Every hierarchy that this process can reach its own position in."""
+    with open(f"{proc}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        mounts = [mount for line in file if (mount := _mount(line))]
+    with open(f"{proc}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        positions = [line.rstrip("\n").split(":", 2) for line in file]
+    found = []
+    for _, names, position in positions:
+        hierarchy = _hierarchy(names, position, mounts)
+        if hierarchy is not None:
+            found.append(hierarchy)
+    return found
+
+
+@dataclass(frozen=True)
+class _Mount:
+    kind: str
+    root: str
+    point: str
+    device: int
+    options: frozenset[str]
+
+
+def _mount(line: str) -> _Mount | None:
+    """A cgroup mount out of a line of mountinfo (proc_pid_mountinfo(5)); None for any other."""
+    left, _, right = line.partition(" - ")
+    kind, _, options = right.split(" ", 2)
+    if kind not in ("cgroup", "cgroup2"):
+        return None
+    _, _, numbers, root, point, *_ = left.split(" ")
+    major, _, minor = numbers.partition(":")
+    device = os.makedev(int(major), int(minor))
+    return _Mount(kind, _unescape(root), _unescape(point), device, frozenset(options.strip().split(",")))
+
+
+def _unescape(text: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, character)
+    return text
+
+
+def _hierarchy(names: str, position: str, mounts: list[_Mount]) -> Hierarchy | None:
+    """The hierarchy of one line of /proc/self/cgroup, by the mount that shows most of it."""
+    kind = "cgroup" if names else "cgroup2"
+    words = frozenset(names.split(",")) if names else frozenset()
+    usable = []
+    for mount in mounts:
+        if mount.kind != kind or not words <= mount.options:
+            continue
+        inside = _below(position, mount.root)
+        directory = f"{mount.point}{inside}".rstrip("/") if inside is not None else None
+        if directory and _is_there(directory, mount.device):
+            usable.append((len(mount.root), mount.point, directory))
+    if not usable:
+        return None
+    _, point, directory = min(usable)
+    controllers = _known(words) if names else _known(_v2_controllers(point))
+    return Hierarchy(2 if kind == "cgroup2" else 1, controllers, point, directory)
+
+
+def _below(position: str, root: str) -> str | None:
+    """``position`` as seen from a mount of ``root``; None where the mount does not show it."""
+    if position.startswith("/.."):
+        return None  # outside of this cgroup namespace
+    if root == "/":
+        return position
+    if position == root or position.startswith(f"{root}/"):
+        return position[len(root) :]
+    return None
+
+
+def _is_there(directory: str, device: int) -> bool:
+    """False where another mount lies over it."""
+    try:
+        return os.stat(directory).st_dev == device
+    except OSError:
+        return False
+
+
+def _v2_controllers(point: str) -> frozenset[str]:
+    try:
+        with open(f"{point}/cgroup.controllers", encoding="ascii") as file:
+            return frozenset(file.read().split())
+    except OSError:
+        return frozenset()
+
+
+def _known(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(_V1_NAMES.get(name, name) for name in names) & CONTROLLERS
+
+
+def children(directory: str | int) -> list[str]:
+    """The names of the cgroups below one, sorted; none where it is gone."""
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+
+
+def find(top: str, name: str) -> Iterator[str]:
+    """Every directory called ``name`` in the tree; what is below such a one is not looked at."""
+    stack = [top]
+    while stack:
+        directory = stack.pop()
+        for child in children(directory):
+            path = f"{directory}/{child}"
+            if child == name:
+                yield path
+            else:
+                stack.append(path)

@@ -1,0 +1,112 @@
+"""The labs that are up, read with next to nothing imported: for ``exec`` and for shell completion.
+
+Owns: a small reader of the run directory's JSON files.
+Must not: import more than builtin modules (the package ``json`` alone, by way of ``re``, costs several
+milliseconds, more than entering a container), or write.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+RUN = "/run/netorch"
+"""As ``rundir.RUN``; a test holds them equal."""
+_SO_NETNS_COOKIE = 71
+
+
+class _Context:
+    """What the C scanner asks of a JSONDecoder (json/decoder.py)."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+    memo: dict[str, str]
+
+
+def read_json(path: str) -> Any:
+    """The content of a JSON file; None where it is missing or torn."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read().decode("utf-8", "surrogatepass")
+    except OSError:
+        return None
+    try:
+        from _json import make_scanner
+    except ImportError:  # not CPython
+        import json
+
+        try:
+            return json.loads(text)
+        except ValueError:
+            return None
+    try:
+        return make_scanner(_Context())(text.strip(), 0)[0]  # type: ignore[arg-type]
+    except (StopIteration, ValueError):
+        return None
+
+
+def host_id() -> str:
+    """The id of the network namespace this process is in: its cookie, in hex (as ``rundir.host_id``)."""
+    import _socket
+
+    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    try:
+        raw = probe.getsockopt(_socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    finally:
+        probe.close()
+    return f"{int.from_bytes(raw, 'little'):x}"
+
+
+class Lab:
+    """One lab that is up: ``about`` is lab.json."""
+
+    __slots__ = ("about", "name", "path")
+
+    def __init__(self, name: str, path: str, about: dict[str, Any]) -> None:
+        self.name, self.path, self.about = name, path, about
+
+    @property
+    def file(self) -> str | None:
+        """The absolute path of the lab file."""
+        file: str | None = self.about.get("file")
+        return file
+
+    @property
+    def containers(self) -> dict[str, Any]:
+        """Name to what lab.json says of it, in file order."""
+        containers: dict[str, Any] = self.about.get("containers") or {}
+        return containers
+
+    def members(self, node: str) -> list[str]:
+        """The containers that ``node`` stands for: itself, or those of a scaled group; none if unknown."""
+        if node in self.containers:
+            return [node]
+        group: list[str] = (self.about.get("groups") or {}).get(node) or []
+        return [name for name in group if name in self.containers]
+
+    def directory(self, container: str) -> str:
+        """Where the files of a container are."""
+        return f"{self.path}/c/{container}"
+
+
+def labs_up(id: str | None = None) -> list[Lab]:
+    """The labs of this host namespace, by name.  PermissionError where they may not be read."""
+    suffix = f".{id or host_id()}"
+    try:
+        entries = sorted(os.listdir(RUN))
+    except FileNotFoundError:
+        return []
+    found = []
+    for entry in entries:
+        if entry.endswith(suffix):
+            about = read_json(f"{RUN}/{entry}/lab.json")
+            if isinstance(about, dict):
+                found.append(Lab(entry.removesuffix(suffix), f"{RUN}/{entry}", about))
+    return found

@@ -1,0 +1,354 @@
+"""The small process that forks containers.
+
+Owns: the orders, the cgroup v1 that a container's processes are born in, the two processes each begins with
+(``clone``, ``build``), their records, and what becomes of them.
+Must not: hold more memory than it must (a fat parent forks slowly), have a second thread, or outlive who
+started it.
+
+Run as ``python -I -S zygote.py CHANNEL``; CHANNEL is a stream socket.  Each line in is an order (JSON) with
+an ``id``, or ``{"cancel": true}``, which drops the orders that are not begun.  Each line out says what became
+of one: ``{"id", "pid", "start_time"}``, ``{"id", "errno", "what"}`` or ``{"id", "cancelled"}``.  Any further
+descriptor it inherited (the lab's lock) is kept until nobody builds any more.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":  # -I leaves only the standard library on the path
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+import gc
+import json
+import select
+import signal
+import socket
+from contextlib import suppress
+
+from netns_orch.kernel import baseline, build, clone, init, rootfs, watch
+from netns_orch.kernel import syscalls as sc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_AT_ONCE = 32
+"""How many containers are being built at a time."""
+
+
+def host_facts(inherited: list[int]) -> dict[str, Any]:
+    """What every container is made from, read once.
+
+    ``inherited``: the descriptors (the lab's lock) that every process holds as long as it builds.
+    """
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        mountinfo = file.read()
+    return {
+        "mounts": rootfs.host_mounts(mountinfo),
+        "cgroups": rootfs.cgroup_mounts(mountinfo),
+        "masked": rootfs.masks(),
+        "read_only": rootfs.read_only_paths(),
+        "sysctls": _sysctls_needed(),
+        "permitted": _permitted(),
+        "name": sc.CommandLine(sc.arguments_area(), "netorch-init"),
+        "inherited": inherited,
+    }
+
+
+def _permitted() -> int:
+    """This process's permitted capabilities: nobody it forks can have more."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        return next(int(line.split()[1], 16) for line in file if line.startswith("CapPrm:"))
+
+
+def _sysctls_needed() -> tuple[tuple[str, str], ...]:
+    """Looked up in a network namespace made for it and left at once."""
+    own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    sc.unshare(sc.CLONE_NEWNET)
+    net = os.open("/proc/sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    rows = baseline.needed(net)
+    os.close(net)
+    sc.setns(own, sc.CLONE_NEWNET)
+    os.close(own)
+    return rows
+
+
+class Building:
+    """A container under way."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.order = order
+        self.doing = "open its files"
+        """The step at hand, for the error."""
+        self.site: build.Site | None = None
+        self.first: clone.First | None = None
+        self.watcher = -1
+        self.start_time = 0
+        self.procs: list[int] = []
+        """``cgroup.procs`` of its v1 cgroups."""
+        self.cgroup: int | None = None
+        """A descriptor of its v2 cgroup."""
+        self.make_first: Callable[[], clone.First] = self._make_first
+        self.make_builder = sc.Clone(0)
+
+    def open(self, host: dict[str, Any]) -> None:
+        """Everything that can be done before the clones."""
+        cgroup = self.order["cgroup"]
+        self.site = build.Site(self.order, host)
+        self.doing = "enter its cgroup"
+        for directory in cgroup["v1"]:
+            self.procs.append(os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+        if cgroup["v2"]:
+            self.cgroup = os.open(cgroup["v2"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if clone.is_ordinary(self.order):
+            self.make_first = clone.ordinary(self.cgroup)
+        self.make_builder = sc.Clone(0, cgroup=self.cgroup)
+
+    def _make_first(self) -> clone.First:
+        assert self.site is not None
+        if self.order["init"]:
+            return clone.first_process(self.order, self.cgroup)
+        first, self.watcher = watch.first_process(self.order, self.site.files, self.cgroup)
+        return first
+
+    def enter(self) -> None:
+        """On v1 a child is born where its parent is."""
+        for procs in self.procs:
+            os.write(procs, b"0")
+
+    def close(self) -> None:
+        """Close what only the clones needed."""
+        for descriptor in (*self.procs, *([] if self.cgroup is None else [self.cgroup])):
+            os.close(descriptor)
+        self.procs, self.cgroup = [], None
+        if self.site is not None:
+            self.site.close()
+        if self.first is not None:
+            self.first.close()
+
+    def give_up(self) -> None:
+        """End it, and what watches it."""
+        if self.first is not None:
+            _kill(self.first)
+        if self.watcher >= 0:
+            os.close(self.watcher)
+            self.watcher = -1
+
+
+class Zygote:
+    """The loop: orders in, containers out; children build while it clones on."""
+
+    def __init__(self, channel: socket.socket, host: dict[str, Any]) -> None:
+        self.channel = channel
+        self.host = host
+        self.buffer = b""
+        self.orders: list[dict[str, Any]] = []
+        self.building: dict[int, Building] = {}
+        self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self.home: list[str] = []
+        self.poll = select.poll()
+        self.poll.register(channel.fileno(), select.POLLIN)
+
+    def run(self) -> None:
+        """Until the channel closes; then nobody goes on building."""
+        while True:
+            ready = bool(self.orders) and len(self.building) < _AT_ONCE
+            if not self.orders:
+                self._go_home()
+            for descriptor, _ in self.poll.poll(0 if ready else None):
+                if descriptor != self.channel.fileno():
+                    self._built(descriptor)
+                elif not self._receive():
+                    self._abandon()
+                    return
+            room = _AT_ONCE - len(self.building)
+            if self.orders and room > 0:
+                batch, self.orders = self.orders[:room], self.orders[room:]
+                self._create([Building(order) for order in batch])
+
+    def _receive(self) -> bool:
+        data = self.channel.recv(1 << 20)
+        *lines, self.buffer = (self.buffer + data).split(b"\n")
+        for line in lines:
+            order = json.loads(line)
+            if "cancel" in order:
+                for dropped in self.orders:
+                    self._send({"id": dropped["id"], "cancelled": True})
+                self.orders = []
+            else:
+                self.orders.append(order)
+        return bool(data)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self.channel.sendall(json.dumps(message).encode() + b"\n")
+
+    def _abandon(self) -> None:
+        for item in self.building.values():
+            item.give_up()
+
+    def _create(self, batch: list[Building]) -> None:
+        """Make the first processes and their builders; they report by a pipe when the container stands.
+
+        All clones of a batch come one right after the other: what this process writes to its memory between
+        two of them is what their copies can't share, and the first write to a cgroup v1 waits for all CPUs
+        (an RCU grace period), but not those that follow it soon.
+        """
+        prepared = [item for item in batch if self._try(item, self._open)]
+        cloned = [item for item in prepared if self._try(item, self._clone)]
+        built = [item for item in cloned if self._try(item, self._fork_builder)]
+        for item in built:
+            self._try(item, self._begin)
+
+    def _try(self, item: Building, step: Callable[[Building], None]) -> bool:
+        try:
+            step(item)
+        except OSError as error:
+            item.give_up()
+            item.close()
+            if item.site is not None:
+                os.close(item.site.report)
+            if item.first is not None:
+                os.close(item.first.pidfd)
+            message = {"errno": error.errno, "what": f"{item.doing} ({error.strerror})"}
+            self._send({"id": item.order["id"]} | message)
+            return False
+        return True
+
+    def _open(self, item: Building) -> None:
+        item.open(self.host)
+        self._note_home(item.order["cgroup"]["v1"])
+
+    def _clone(self, item: Building) -> None:
+        assert item.site is not None
+        item.enter()
+        item.doing = "make its process"
+        first = item.make_first()
+        if not first.pid:
+            build.become_first(item.site)
+        item.first = first
+
+    def _fork_builder(self, item: Building) -> None:
+        """In the container's pid namespace: only there a /proc of it can be mounted."""
+        assert item.site is not None and item.first is not None
+        item.doing = "make its builder"
+        item.enter()
+        sc.setns(item.first.pidfd, sc.CLONE_NEWPID)
+        pid = -1
+        try:
+            pid, _ = item.make_builder()
+        finally:
+            if pid:
+                sc.setns(self.own_pids, sc.CLONE_NEWPID)
+        if not pid:
+            build.become_builder(item.site, item.first)
+
+    def _begin(self, item: Building) -> None:
+        """Record it, and only then let it come to be: no container runs that nobody can name."""
+        assert item.site is not None and item.first is not None
+        item.doing = "record it"
+        item.start_time = _record(item.order, item.first)
+        item.site.let_go()
+        item.close()
+        self.building[item.site.report] = item
+        self.poll.register(item.site.report, select.POLLIN)
+
+    def _built(self, report: int) -> None:
+        item = self.building.pop(report)
+        order, first = item.order, item.first
+        assert first is not None
+        self.poll.unregister(report)
+        failure = build.outcome(report)
+        os.close(report)
+        message = {"id": order["id"]}
+        if failure:
+            item.give_up()
+            select.select([first.pidfd], [], [], 5)
+            _forget(order)
+        else:
+            message |= {"pid": first.pid, "start_time": item.start_time}
+            if item.watcher >= 0:
+                os.write(item.watcher, b"!")
+                os.close(item.watcher)
+        self._send(message | failure)
+        os.close(first.pidfd)
+
+    # -- cgroup v1: a child is born where its parent is ------------------------------------------
+
+    def _note_home(self, directories: list[str]) -> None:
+        for directory in directories:
+            home = os.path.dirname(os.path.dirname(os.path.dirname(directory)))
+            if home not in self.home:
+                self.home.append(home)
+
+    def _go_home(self) -> None:
+        """Leave the containers' cgroups, so that they can be removed; home is where the lab's tree hangs."""
+        for directory in self.home:
+            sc.write_file(f"{directory}/cgroup.procs", b"0")
+        self.home = []
+
+
+def _record(order: dict[str, Any], first: clone.First) -> int:
+    """Write ``container.json`` and ``netns``; returns the start time."""
+    with open(f"/proc/{first.pid}/stat", "rb") as file:
+        start_time = int(file.read().rpartition(b")")[2].split()[19])
+    directory = order["directory"]
+    about = {"pid": first.pid, "start_time": start_time, "first_id": first.first_id}
+    with open(f"{directory}/container.json", "w", encoding="utf-8") as file:
+        json.dump(order["record"] | about, file)
+    link = f"{directory}/netns"
+    if os.path.islink(link):
+        os.unlink(link)
+    os.symlink(f"/proc/{first.pid}/ns/net", link)
+    return start_time
+
+
+def _kill(first: clone.First) -> None:
+    with suppress(ProcessLookupError):  # it ends by itself when its builder fails
+        sc.pidfd_send_signal(first.pidfd, signal.SIGKILL)
+
+
+def _forget(order: dict[str, Any]) -> None:
+    for name in ("container.json", "netns", "control"):
+        with suppress(FileNotFoundError):
+            os.unlink(f"{order['directory']}/{name}")
+
+
+def _forget_modules() -> None:
+    """Nothing is imported any more, here or in any PID 1: there the files are the container's."""
+    sys.path.clear()
+    sys.meta_path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
+    sys.excepthook = _silent
+
+
+def _silent(*_: object) -> None:
+    """A traceback would open source files by path, and those are the container's."""
+
+
+def main(channel: int) -> None:
+    """Serve orders until the other side closes."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a container: the kernel reaps
+    inherited = [int(name) for name in os.listdir("/proc/self/fd") if int(name) != channel]
+    stream = socket.socket(fileno=channel)
+    stream.set_inheritable(False)
+    try:
+        zygote = Zygote(stream, host_facts(inherited))
+    except OSError as error:
+        answer = {"id": None, "errno": error.errno, "what": f"read the host's state ({error.strerror})"}
+        stream.sendall(json.dumps(answer).encode() + b"\n")
+        return
+    sc.CommandLine(sc.arguments_area(), "netorch-zygote").set()
+    init.note_signals()
+    init.warm_up()
+    _forget_modules()
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    zygote.run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

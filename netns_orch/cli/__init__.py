@@ -1,0 +1,142 @@
+"""The command line: the entry point, and how every error ends up in front of the user.
+
+Owns: the choice between the short way (``exec`` and ``shell``, which load next to nothing) and the rest, exit
+codes, and that no traceback reaches a user.  Must not: know commands; import anything heavy at the top.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from netns_orch.errors import (
+    EXIT_EXEC_FAILED,
+    EXIT_FAILED,
+    KernelError,
+    NetorchError,
+    PermissionNeeded,
+)
+
+EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line (without the program's name; default: the process's own); the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if argv is None and arguments[:1] in (["exec"], ["shell"]) and os.geteuid() == 0:
+        from netns_orch.kernel import interpreter
+
+        interpreter.run_protected("netns_orch.cli", "main", arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if arguments[:1] in (["exec"], ["shell"]):
+        return guarded(lambda: _exec(arguments), arguments, failed=EXIT_EXEC_FAILED)
+    if arguments[:1] == ["__complete"]:
+        return guarded(lambda: _complete(arguments[1:]), arguments)
+    return guarded(lambda: _typer(arguments), arguments)
+
+
+def _exec(arguments: list[str]) -> int:
+    from netns_orch.cli import exec
+
+    run = exec.shell if arguments[0] == "shell" else exec.main
+    return run(arguments[1:])
+
+
+def _complete(words: list[str]) -> int:
+    from netns_orch.cli.completion import reply
+
+    sys.stdout.writelines(f"{line}\n" for line in reply(words))
+    return 0
+
+
+def _typer(arguments: list[str]) -> int:
+    from netns_orch.cli.app import run
+
+    return run(arguments)
+
+
+def guarded(run: Callable[[], int], arguments: list[str], *, failed: int | None = None) -> int:
+    """The exit code of ``run``; whatever it raises is told in a user's words on stderr.
+
+    ``failed`` takes the place of the exit code that an error carries.
+    """
+    try:
+        code = run()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _pipe_closed()
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return EXIT_INTERRUPTED
+    except NetorchError as error:
+        _tell(error, arguments)
+        return error.exit_code if failed is None else failed
+    except PermissionError as error:
+        where = f": {error.filename}" if error.filename else ""
+        _tell(PermissionNeeded(f"{os.strerror(error.errno or errno.EACCES).lower()}{where}"), arguments)
+        return EXIT_FAILED if failed is None else failed
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user
+        _tell(_internal(error), arguments)
+        return EXIT_FAILED if failed is None else failed
+
+
+def _pipe_closed() -> int:
+    """The reader went away: end as quietly as a program that SIGPIPE ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    return EXIT_PIPE
+
+
+def _tell(error: NetorchError, arguments: list[str]) -> None:
+    from netns_orch.cli.output import error_text
+
+    if _wants_rights(error):
+        error.hint = "\n".join(filter(None, [f"run it as root: {sudo_line(arguments)}", error.hint]))
+    if os.environ.get("NETORCH_DEBUG"):
+        import traceback
+
+        _say(traceback.format_exc())
+    _say(error_text(error))
+
+
+def _say(text: str) -> None:
+    """Write a line to stderr, if there is one that can be written to."""
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        return
+
+
+def _wants_rights(error: NetorchError) -> bool:
+    if isinstance(error, PermissionNeeded):
+        return "sudo " not in (error.hint or "")
+    refused = isinstance(error, KernelError) and error.errno in (errno.EPERM, errno.EACCES)
+    return refused and os.geteuid() != 0
+
+
+def _internal(error: Exception) -> NetorchError:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO) and error.filename is None:
+        return NetorchError(f"can't write the output: {os.strerror(error.errno)}")
+    what = f"internal error: {type(error).__name__}: {error}"
+    return NetorchError(what, hint="please report it, with what NETORCH_DEBUG=1 in the environment adds")
+
+
+def sudo_line(arguments: list[str]) -> str:
+    """The whole command line that does the same as root (shell-quoted)."""
+    import shlex
+    import shutil
+
+    program = sys.argv[0]
+    if os.path.basename(program) == "__main__.py":
+        command = [sys.executable, "-m", "netns_orch"]
+    else:
+        command = [os.path.abspath(shutil.which(program) or program)]
+    return shlex.join(["sudo", *command, *arguments])

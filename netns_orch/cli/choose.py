@@ -1,0 +1,182 @@
+"""What the words on the command line mean: FILE or LAB, ``K=V``, durations, labels.
+
+Owns: these rules, and the errors for words that mean nothing.  Must not: do what is asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from netns_orch.errors import PermissionNeeded, UsageError
+
+DEFAULT_FILE = "lab.yaml"
+
+
+def nearest(word: str, names: Iterable[str]) -> str | None:
+    """The name most like ``word``, if one is like it at all."""
+    from netns_orch.labfile import hints
+
+    return hints.nearest(word, names)
+
+
+def is_root() -> bool:
+    """Whether this process has the rights to make a lab or to look into one."""
+    return os.geteuid() == 0
+
+
+def require_root() -> None:
+    """PermissionNeeded where they are missing, before anything is done, or goes unseen for want of them."""
+    if not is_root():
+        raise PermissionNeeded("this needs root: labs are made of namespaces, interfaces and cgroups")
+
+
+def lab_file(word: str | None) -> tuple[Path, str | None]:
+    """The lab file that FILE, LAB or nothing means, and the name of the lab where LAB was given."""
+    from netns_orch import lab
+
+    if word is None:
+        return _here(), None
+    if lab.is_file(word):
+        return _existing(Path(word)), None
+    require_root()
+    rows = {str(row["lab"]): row for row in lab.labs()}
+    if word not in rows:
+        raise _neither(word, rows)
+    file = rows[word]["file"]
+    if file is None:
+        raise UsageError(f"lab {word} was not made from a file", hint="name a FILE")
+    return _existing(Path(file)), word
+
+
+def _here() -> Path:
+    if not Path(DEFAULT_FILE).is_file():
+        raise UsageError(
+            f"there is no {DEFAULT_FILE} here",
+            hint="name a FILE, or write an example with: netorch init red-blue",
+        )
+    return Path(DEFAULT_FILE)
+
+
+def _existing(file: Path) -> Path:
+    if file.is_dir():
+        raise UsageError(f"{file} is a directory, not a lab file", hint=_inside(file))
+    if not file.exists():
+        raise UsageError(f"there is no file {file}", hint=_beside(file))
+    return file
+
+
+def _inside(directory: Path) -> str | None:
+    names = sorted(str(path) for path in directory.glob("*.yaml"))
+    return f"in it are: {', '.join(names[:10])}" if names else None
+
+
+def _beside(file: Path) -> str | None:
+    directory = file.parent
+    names = [path.name for path in directory.iterdir() if path.is_file()] if directory.is_dir() else []
+    like = nearest(file.name, names)
+    return f"did you mean {directory / like}?" if like else None
+
+
+def _neither(word: str, rows: Mapping[str, Any]) -> UsageError:
+    files = sorted(path.name for path in Path().glob("*.yaml"))
+    like = nearest(word, [*rows, *files, *(name.removesuffix(".yaml") for name in files)])
+    if like is not None and like not in rows:
+        like = like if like in files else f"{like}.yaml"
+    hint = f"did you mean {like}?" if like else None
+    if hint is None and rows:
+        hint = f"up are: {', '.join(rows)}"
+    return UsageError(f"{word} is neither a file nor a lab that is up", hint=hint)
+
+
+def lab_name(word: str | None, *, node: str | None = None) -> str:
+    """The lab that FILE, LAB or nothing means (DESIGN section 3); with a node, the only lab that has it."""
+    from netns_orch import lab
+
+    require_root()
+    name = lab.find(word, node=node)
+    if word is not None and lab.is_file(word):
+        _refuse_namesake(name, Path(word))
+    return name
+
+
+def _refuse_namesake(name: str, file: Path) -> None:
+    """A file means the lab that was made of it, never one that only has the same name."""
+    from netns_orch import lab
+
+    for row in lab.labs():
+        other = row["file"]
+        if row["lab"] == name and other is not None and Path(other).resolve() != file.resolve():
+            raise UsageError(
+                f"no lab of {file} is up; lab {name} is, but from {other}",
+                hint=f"if that one is meant, give its name: {name}",
+            )
+
+
+def down_name(word: str | None) -> str | None:
+    """The lab to take down; None where no lab is up, which is no error for ``down``."""
+    from netns_orch import lab
+
+    require_root()
+    if word is None and not lab.labs():
+        # Marks in the kernel may have outlived the run directory: then the file here knows the name.
+        return lab.find(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
+    return lab_name(word)
+
+
+def variables(pairs: Iterable[str]) -> dict[str, str]:
+    """``K=V`` words as a mapping."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--var {pair}: expected NAME=VALUE")
+        found[key] = value
+    return found
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """A duration as in a lab file (``10s``, ``1m30s``, ``1h``) in seconds; a number alone is seconds, too."""
+    from netns_orch.labfile import units
+
+    if text is None:
+        return None
+    try:
+        return units.duration(f"{text}s" if text.isascii() and text.isdigit() else text)
+    except units.Wrong as error:
+        raise UsageError(f"{option}: {error.what}", hint=error.hint) from None
+
+
+def whole(option: str, text: str | None) -> int | None:
+    """A whole number from 0 up."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise UsageError(f"{option}: expected a whole number, got {text}")
+    return int(text)
+
+
+def has_labels(row: Mapping[str, Any], wanted: Iterable[str]) -> bool:
+    """Whether a container bears every label of ``wanted`` (``K=V``, or ``K`` with any value)."""
+    labels = row.get("labels") or {}
+    for word in wanted:
+        key, equals, value = word.partition("=")
+        if key not in labels or (equals and labels[key] != value):
+            return False
+    return True
+
+
+def file_not_up(word: str | None) -> Path | None:
+    """The lab file that FILE (or nothing, with a lab.yaml here) means, where no lab of it is up."""
+    from netns_orch import lab
+
+    file = Path(word if word is not None else DEFAULT_FILE)
+    meant = lab.is_file(word) if word is not None else file.is_file()
+    if not meant:
+        return None
+    rows = lab.labs() if is_root() else []
+    others = word is None and bool(rows)
+    up = any(row["file"] == str(file.resolve()) for row in rows)
+    return None if up or others else _existing(file)

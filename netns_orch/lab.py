@@ -1,0 +1,713 @@
+"""The lab: the one way in, for the command line and for Python.
+
+Owns: what ``up``, ``down``, ``plan``, ``status`` and the views do, step by step, out of the other rooms.
+Must not: speak to the kernel but through ``kernel.driver``; print anything.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netns_orch import engine
+from netns_orch.errors import KernelError, LabFileError, NetorchError, UsageError, Where
+from netns_orch.journal import Applied, Journal
+from netns_orch.kernel.driver import LabKernel, host_id
+from netns_orch.kernel.rundir import LabDirectory, boot_id, lab_directories
+from netns_orch.plan import Plan, differences, restarted
+from netns_orch.plan import diff as compare
+from netns_orch.resources import GROUP_FIRST, GROUP_LAST, Address, Cable, Container, HostFacts, State, plain
+
+if TYPE_CHECKING:
+    from netns_orch.graph import Wiring
+    from netns_orch.labfile.model import Topology
+
+Progress = engine.Progress
+
+
+@dataclass(frozen=True)
+class UpReport:
+    """What ``up`` did; ``changes`` is 0 where the lab already was as the file says."""
+
+    lab: str
+    containers: int
+    links: int
+    seconds: float
+    netns: str
+    changes: int
+    warnings: list[NetorchError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DownReport:
+    """What ``down`` removed; ``found`` is False where the lab was not up, which is no error."""
+
+    lab: str
+    containers: int
+    links: int
+    seconds: float
+    found: bool
+
+
+def load(
+    file: str | Path,
+    *,
+    name: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    private: bool = False,
+) -> Topology:
+    """Read a lab file; LabFileError with every problem in it.  ``private`` overrules its ``netns``."""
+    from netns_orch import labfile
+
+    topology = labfile.load(file, name=name, variables=variables)
+    if name is not None:
+        topology.marks.setdefault("name", Where(str(file), 1, 1, "name"))  # given, not taken from the stem
+    if private:
+        topology.netns = "private"
+    return topology
+
+
+def validate(topology: Topology, *, host: bool = True) -> list[NetorchError]:
+    """Check a topology, and with ``host`` against this host; the warnings. LabFileError where it is wrong."""
+    wiring = _wire(topology)
+    if not host:
+        return list(wiring.warnings)
+    return [*wiring.warnings, *_check_host(wiring, LabKernel(topology.name))[1]]
+
+
+def plan(topology: Topology) -> Plan:
+    """What ``up`` would do now; changes nothing."""
+    wiring = _buildable(topology)
+    kernel = LabKernel(topology.name)
+    facts, _ = _check_host(wiring, kernel)
+    applied = _journal(kernel).applied() or Applied()
+    proper = compare(*_plan(wiring, kernel, facts, applied))
+    if topology.netns != "private":
+        return proper
+    place = place_of(kernel)
+    applied = _journal(place).applied() or Applied()
+    outside = compare(*_plan_place(wiring, place, facts, applied))
+    return Plan((*outside.changes, *proper.changes), proper.extra)
+
+
+def desired(topology: Topology) -> State:
+    """All that ``up`` would have on this host, whatever of it is there; changes nothing."""
+    from netns_orch.resolve import resolve
+
+    wiring = _buildable(topology)
+    kernel = LabKernel(topology.name)
+    facts, _ = _check_host(wiring, kernel)
+    return resolve(wiring, id=kernel.id, upstream_dns=facts.upstream_dns, paths=facts.paths)
+
+
+def up(
+    topology: Topology,
+    *,
+    progress: Progress | None = None,
+    keep_failed: bool = False,
+    timeout: float | None = None,
+    wait: float | None = None,
+    step: engine.Step | None = None,
+) -> UpReport:
+    """Build the lab, or change what differs; all of it, or nothing.
+
+    ``timeout`` and ``wait`` (for the lab's lock) are seconds.  A run that fails is rolled back to the state
+    before it, unless ``keep_failed``.
+    """
+    started = time.monotonic()
+    wiring = _buildable(topology)
+    kernel = LabKernel(topology.name)
+    _refuse_other_file(topology, kernel.directory)
+    with working(kernel, "up", wait), kernel.interruptible(timeout):
+        kernel.start()
+        facts, host_warnings = _check_host(wiring, kernel)
+        run = _Run(keep_failed, progress, step)
+        with _kept(kernel, topology, keep_failed), _placed(wiring, kernel, facts, run) as placed:
+            desired, changes = _build(kernel, lambda applied: _plan(wiring, kernel, facts, applied), run)
+        _describe(kernel.directory, topology)
+    containers, links = _counts(desired)
+    seconds = time.monotonic() - started
+    warnings = [*wiring.warnings, *host_warnings, *kernel.warnings]
+    netns = "in a namespace of their own" if topology.netns == "private" else "on this host"
+    return UpReport(topology.name, containers, links, seconds, netns, placed + changes, warnings)
+
+
+def down(
+    name: str,
+    *,
+    progress: Progress | None = None,
+    wait: float | None = None,
+    step: engine.Step | None = None,
+) -> DownReport:
+    """Remove every trace of the lab; a lab that is not up is no error."""
+    started = time.monotonic()
+    kernel = LabKernel(name)
+    if not kernel.directory.exists() and not kernel.has_marks():
+        return DownReport(name, 0, 0, time.monotonic() - started, found=False)
+    with working(kernel, "down", wait), kernel.uninterrupted():
+        lost, private = not _journal(kernel).speaks(), kernel.private
+        observed = _remove_part(kernel, progress, step)
+        if private or lost:
+            kernel.close()
+            _remove_part(place_of(kernel), None, None)
+        kernel.directory.remove()
+    containers, links = _counts(observed)
+    return DownReport(name, containers, links, time.monotonic() - started, found=True)
+
+
+@dataclass(frozen=True)
+class RestartReport:
+    """What ``restart`` did."""
+
+    lab: str
+    containers: list[str]
+    seconds: float
+
+
+def restart(
+    name: str,
+    nodes: Sequence[str],
+    *,
+    grace: float | None = None,
+    progress: Progress | None = None,
+    wait: float | None = None,
+    step: engine.Step | None = None,
+) -> RestartReport:
+    """Make containers anew: end their commands, mount their roots afresh, run setup and command again.
+
+    Their network stays.  ``grace`` (seconds until SIGKILL) takes the place of each one's own.  One that has
+    died is built again, with all that went with it.
+    """
+    started = time.monotonic()
+    kernel, _ = known(name)
+    with working(kernel, "restart", wait), kernel.interruptible(None, "netorch up puts it right"):
+        kernel.start()
+        kernel.grace = grace
+        journal = _journal(kernel)
+        applied = _finish_interrupted(kernel, journal)
+        for node in nodes:
+            known_node(name, node, applied)
+        kernel.group, kernel.records = applied.group, applied.records
+        todo = restarted(applied.state, kernel.observe(applied.state, applied.state), nodes)
+        journal.begin("restart", todo, kernel.group)
+        try:
+            engine.run(todo, kernel, progress=progress, step=step)
+        finally:  # what failed half-way is drift: there is no other state to go back to
+            with kernel.uninterrupted():
+                kernel.sweep(_intended_links(journal))
+                journal.save(Applied(applied.state, kernel.group, kernel.records))
+                journal.end()
+    return RestartReport(name, list(nodes), time.monotonic() - started)
+
+
+# -- the steps of up and down --------------------------------------------------------------------
+
+
+def _wire(topology: Topology) -> Wiring:
+    from netns_orch import graph
+
+    return graph.wire(topology)
+
+
+def _buildable(topology: Topology) -> Wiring:
+    from netns_orch import labfile
+
+    if problems := labfile.unbuilt(topology):
+        raise LabFileError(problems)
+    return _wire(topology)
+
+
+def _check_host(wiring: Wiring, kernel: LabKernel) -> tuple[HostFacts, list[NetorchError]]:
+    from netns_orch import graph
+
+    facts = kernel.facts(graph.features_needed(wiring))
+    facts = replace(facts, paths=kernel.paths(graph.paths_named(wiring)))
+    errors, warnings = graph.check_host(wiring, facts)
+    if errors:
+        raise LabFileError(errors)
+    return facts, warnings
+
+
+def _journal(kernel: LabKernel) -> Journal:
+    return Journal(kernel.directory, boot_id(), f"{kernel.part}." if kernel.part else "")
+
+
+def place_of(kernel: LabKernel) -> LabKernel:
+    """The part of a private lab that is on the host."""
+    return LabKernel(kernel.name, kernel.id, part="uplink")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """How a run is to be done, whatever it builds."""
+
+    keep_failed: bool = False
+    progress: Progress | None = None
+    step: engine.Step | None = None
+
+
+def _build(kernel: LabKernel, look: Callable[[Applied], tuple[State, State]], run: _Run) -> tuple[State, int]:
+    """Bring one part of a lab to what ``look`` (desired, observed) wants; with the number of changes."""
+    journal = _journal(kernel)
+    applied = _finish_interrupted(kernel, journal)
+    desired, observed = look(applied)
+    todo = compare(desired, _remove_unknown(kernel, journal, applied, observed))
+    if len(todo):
+        _converge(kernel, journal, applied, desired, todo, run)
+    return desired, len(todo)
+
+
+@contextmanager
+def _placed(wiring: Wiring, kernel: LabKernel, facts: HostFacts, run: _Run) -> Iterator[int]:
+    """With ``netns: private``, what the lab has on the host stands before the block, or goes if it fails.
+
+    Yields the number of changes.
+    """
+    private = wiring.topology.netns == "private"
+    if kernel.private != private and _journal(kernel).applied() is not None:
+        raise UsageError(
+            f"lab {kernel.name} is up with netns: {'private' if kernel.private else 'host'}",
+            hint=f"its namespace can't be changed in place: netorch down {kernel.name}",
+        )
+    if not private:
+        yield 0
+        return
+    place = place_of(kernel)
+    place.share(kernel)
+    was_there = _journal(place).applied() is not None
+    desired, changes = _build(place, lambda applied: _plan_place(wiring, place, facts, applied), run)
+    try:
+        yield changes
+    except BaseException:
+        if not was_there and not run.keep_failed:
+            kernel.let_go()
+            with kernel.uninterrupted():
+                _remove(place, _journal(place), desired, None, None)
+        raise
+
+
+@contextmanager
+def _kept(kernel: LabKernel, topology: Topology, keep_failed: bool) -> Iterator[None]:
+    """A lab that is kept although it failed can be entered and looked at like any other."""
+    try:
+        yield
+    except BaseException:
+        if keep_failed:
+            _describe(kernel.directory, topology)
+        raise
+
+
+def _plan_place(wiring: Wiring, place: LabKernel, facts: HostFacts, applied: Applied) -> tuple[State, State]:
+    from netns_orch import uplink
+
+    ipv6 = any(
+        address.family == 6 and not address.is_link_local and bridge.forward != "none"
+        for bridge in wiring.bridges.values()
+        for address in bridge.addresses
+    )
+    desired = uplink.resolve(place.name, place.id, facts, applied.state, ipv6=ipv6)
+    place.group = applied.group or _free_group(place.groups_in_use())
+    place.records = applied.records
+    return desired, place.observe(desired, applied.state)
+
+
+def _plan(wiring: Wiring, kernel: LabKernel, facts: HostFacts, applied: Applied) -> tuple[State, State]:
+    """The desired and the observed state; the plan is their diff."""
+    from netns_orch.resolve import resolve
+
+    desired = resolve(wiring, id=kernel.id, upstream_dns=facts.upstream_dns, paths=facts.paths)
+    kernel.group = applied.group or _free_group(kernel.groups_in_use())
+    kernel.records = applied.records
+    return desired, kernel.observe(desired, applied.state)
+
+
+def _free_group(in_use: frozenset[int]) -> int:
+    while (group := random.randint(GROUP_FIRST, GROUP_LAST)) in in_use:
+        pass
+    return group
+
+
+@contextmanager
+def working(kernel: LabKernel, doing: str, wait: float | None) -> Iterator[None]:
+    """Hold the lab's lock; a lab that was not there before and has no state after leaves no directory."""
+    with kernel.directory.locked(doing, wait) as lock:
+        kernel.lock_fd = lock
+        try:
+            yield
+        finally:
+            kernel.close()
+            if not _journal(kernel).speaks() and not _journal(place_of(kernel)).speaks():
+                kernel.directory.remove()
+
+
+def _finish_interrupted(kernel: LabKernel, journal: Journal) -> Applied:
+    """Sweep up what a killed run made and could not mark; returns what was applied before it."""
+    kernel.sweep(_intended_links(journal))
+    return journal.applied() or Applied()
+
+
+def _remove_unknown(kernel: LabKernel, journal: Journal, applied: Applied, observed: State) -> State:
+    """Remove what bears the lab's marks when nothing tells how it was made: a first ``up`` was killed."""
+    if len(applied.state) or not len(observed):
+        return observed
+    _remove(kernel, journal, State(), None, None)
+    return State()
+
+
+def _converge(
+    kernel: LabKernel,
+    journal: Journal,
+    applied: Applied,
+    desired: State,
+    todo: Plan,
+    run: _Run,
+) -> None:
+    journal.begin("up", todo, kernel.group)
+    kernel.records["prefixes"] = _prefixes(desired)
+    wanted = Applied(desired, kernel.group, kernel.records)
+    try:
+        engine.run(todo, kernel, progress=run.progress, step=run.step)
+    except BaseException as error:
+        if run.keep_failed:
+            journal.save(wanted)
+            journal.end()
+        else:
+            _roll_back(kernel, journal, applied, desired, error)
+        raise
+    journal.save(wanted)
+    journal.end()
+
+
+def _prefixes(state: State) -> list[str]:
+    """The lab's subnets: what connections the host must forget with it."""
+    return sorted({str(ip_interface(address.cidr).network) for address in state.of(Address)})
+
+
+def _roll_back(
+    kernel: LabKernel, journal: Journal, applied: Applied, desired: State, error: BaseException
+) -> None:
+    """Back to the state before this run: observe what there is now, and run the plan from it."""
+    with kernel.uninterrupted():
+        try:
+            if not len(applied.state):
+                _remove(kernel, journal, desired, None, None)
+                return
+            kernel.sweep(_intended_links(journal))
+            owned = State([*desired.values(), *applied.state.values()])
+            back = compare(applied.state, kernel.observe(applied.state, owned))
+            engine.run(back, kernel)
+            journal.save(Applied(applied.state, kernel.group, kernel.records))
+            journal.end()
+        except NetorchError as second:
+            raise KernelError(
+                f"{error}\nand rolling back failed: {second.what}",
+                hint=f"netorch down {kernel.name}",
+            ) from error
+
+
+def _intended_links(journal: Journal) -> list[tuple[str, str, int]]:
+    return [(name, mac, i.group) for i in journal.unfinished() for name, mac in i.links]
+
+
+def _remove(
+    kernel: LabKernel,
+    journal: Journal,
+    owned: State,
+    progress: Progress | None,
+    step: engine.Step | None,
+) -> State:
+    """The diff to nothing, of all that bears the lab's marks; returns what was there."""
+    intended = _intended_links(journal)
+    nothing = State()
+    observed = kernel.observe(nothing, owned)
+    todo = compare(nothing, observed)
+    journal.begin("down", Plan(()), kernel.group)
+    engine.run(todo, kernel, progress=progress, step=step)
+    kernel.sweep(intended)
+    journal.forget()
+    return observed
+
+
+def _remove_part(kernel: LabKernel, progress: Progress | None, step: engine.Step | None) -> State:
+    journal = _journal(kernel)
+    applied = journal.applied() or Applied()
+    kernel.group, kernel.records = applied.group, applied.records
+    return _remove(kernel, journal, applied.state, progress, step)
+
+
+def _counts(state: State) -> tuple[int, int]:
+    return len(state.of(Container)), len(state.of(Cable))
+
+
+def _refuse_other_file(topology: Topology, directory: LabDirectory) -> None:
+    """Two files of the same stem are two labs: one must not turn the other into itself by accident."""
+    there = directory.read_json("lab.json") or {}
+    other, name_given = there.get("file"), "name" in topology.marks
+    if name_given or not other or not topology.file or topology.name != Path(topology.file).stem:
+        return
+    if other != topology.file and Path(other).exists():
+        raise UsageError(
+            f"a lab {topology.name} is already up, from {other}",
+            hint=f"netorch up --name NAME {topology.file}\nor netorch down {topology.name}",
+        )
+
+
+def _describe(directory: LabDirectory, topology: Topology) -> None:
+    """Write lab.json: what ``exec`` and ``ls`` must know without reading the whole state."""
+    import json
+
+    there = directory.read_json("lab.json") or {}
+    value = {
+        "name": topology.name,
+        "id": directory.id,
+        "file": topology.file,
+        "netns": topology.netns,
+        "created": there.get("created", time.time()),
+        "boot_id": boot_id(),
+        "groups": topology.groups,
+        "containers": {c.name: {"labels": c.labels} for c in topology.containers.values()},
+        "links": len(topology.links),
+    }
+    directory.write("lab.json", json.dumps(value))
+
+
+# -- looking -------------------------------------------------------------------------------------
+
+
+def labs() -> list[dict[str, Any]]:
+    """The labs of this host namespace: lab, file, state, containers, links, netns, created (unix seconds)."""
+    return [_lab_row(directory) for directory in lab_directories(host_id())]
+
+
+def _lab_row(directory: LabDirectory) -> dict[str, Any]:
+    about = directory.read_json("lab.json") or {}
+    names = list(about.get("containers", {}))
+    kernel = LabKernel(directory.name)
+    alive = sum(kernel.container(name) is not None for name in names)
+    state = "unfinished" if directory.lines("journal.jsonl") or not about else "up"
+    if state == "up" and alive < len(names):
+        state = "degraded"
+    return {
+        "lab": directory.name,
+        "file": about.get("file"),
+        "state": state,
+        "containers": len(names),
+        "links": about.get("links", 0),
+        "netns": about.get("netns", "host"),
+        "created": about.get("created"),
+    }
+
+
+def find(selector: str | None = None, *, node: str | None = None) -> str:
+    """The lab that is meant, by FILE or name.
+
+    Without: that of ./lab.yaml, else the only one up, else the only one that has ``node``; UsageError that
+    lists the labs where none or several are meant.
+    """
+    rows = labs()
+    if selector is not None:
+        return _select(selector, rows)
+    here = str(Path("lab.yaml").resolve())
+    for row in rows:
+        if row["file"] == here:
+            return str(row["lab"])
+    if len(rows) == 1:
+        return str(rows[0]["lab"])
+    having = [row["lab"] for row in rows if node is not None and _has_node(row["lab"], node)]
+    if len(having) == 1:
+        return str(having[0])
+    names = ", ".join(row["lab"] for row in rows)
+    if not rows:
+        raise UsageError("no lab is up", hint="netorch up FILE")
+    raise UsageError("several labs are up", hint=f"name one of them: {names}")
+
+
+def is_file(selector: str) -> bool:
+    """Whether a word on the command line means a FILE rather than a LAB."""
+    return "/" in selector or selector.endswith((".yaml", ".yml")) or Path(selector).is_file()
+
+
+def _select(selector: str, rows: list[dict[str, Any]]) -> str:
+    if not is_file(selector):
+        return selector
+    path = str(Path(selector).resolve())
+    for row in rows:
+        if row["file"] == path:
+            return str(row["lab"])
+    try:
+        return load(selector).name
+    except (NetorchError, OSError):
+        return Path(selector).name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".netorch")
+
+
+def _has_node(lab: str, node: str) -> bool:
+    about = LabDirectory(lab, host_id()).read_json("lab.json") or {}
+    return node in about.get("containers", {}) or node in about.get("groups", {})
+
+
+def known(lab: str) -> tuple[LabKernel, Applied]:
+    """A lab that is up, and what was applied; UsageError that names those that are."""
+    kernel = LabKernel(lab)
+    applied = _journal(kernel).applied()
+    if applied is None:
+        up_labs = ", ".join(row["lab"] for row in labs())
+        hint = f"labs: {up_labs}" if up_labs else "netorch up FILE"
+        raise UsageError(f"no lab {lab!r} is up", hint=hint)
+    kernel.group, kernel.records = applied.group, applied.records
+    return kernel, applied
+
+
+def keep_records(kernel: LabKernel, applied: Applied) -> None:
+    """Write down what the kernel's rooms remember, beside the state that was applied."""
+    _journal(kernel).save(Applied(applied.state, kernel.group, kernel.records))
+
+
+def known_node(lab: str, node: str, applied: Applied) -> Container:
+    """A container of the lab; UsageError that names the nearest, and those that are there."""
+    found = applied.state.get(f"container {node}")
+    if not isinstance(found, Container):
+        names = [c.name for c in applied.state.of(Container)]
+        raise unknown_node(lab, node, names)
+    return found
+
+
+def unknown_node(lab: str, node: str, names: Sequence[str]) -> UsageError:
+    """The error for a name that is none of ``names``."""
+    from netns_orch.labfile import hints
+
+    near = hints.mean(node, names)
+    there = "there are: " + ", ".join(names[:20]) + (f" and {len(names) - 20} more" if names[20:] else "")
+    return UsageError(f"lab {lab} has no container {node!r}", hint=f"{near}\n{there}" if near else there)
+
+
+def status(lab: str, *, strict: bool = False) -> dict[str, Any]:
+    """Desired against the kernel's own state: drift object by object, what is extra, and OOM kills."""
+    kernel, applied = known(lab)
+    observed = kernel.observe(applied.state, applied.state)
+    todo = compare(applied.state, observed)
+    drift = [*_drift_outside(kernel), *(_drift(change) for change in todo.changes)]
+    extra = [{"object": r.key, "what": "extra"} for r in todo.extra]
+    return {
+        "lab": lab,
+        "drift": drift + (extra if strict else []),
+        "extra": extra,
+        "oom_kills": kernel.oom_kills(),
+    }
+
+
+def _drift_outside(kernel: LabKernel) -> list[dict[str, Any]]:
+    """The drift of what a private lab has on the host."""
+    place = place_of(kernel)
+    applied = _journal(place).applied()
+    if applied is None:
+        return []
+    place.group, place.records = applied.group, applied.records
+    return [_drift(c) for c in compare(applied.state, place.observe(applied.state, applied.state)).changes]
+
+
+def _drift(change: Any) -> dict[str, Any]:
+    entry: dict[str, Any] = {"object": change.resource.key, "expected": None, "found": None}
+    if change.before is None:
+        return entry | {"what": "missing"}
+    if change.after is None:
+        return entry | {"what": "not expected"}
+    found = differences(change.before, change.after)
+    entry["expected"] = {name: plain(new) for name, (_, new) in found.items()}
+    entry["found"] = {name: plain(old) for name, (old, _) in found.items()}
+    return entry | {"what": "differs: " + ", ".join(found)}
+
+
+def ps(lab: str) -> list[dict[str, Any]]:
+    """The containers, a row each: state, pid, addresses, uptime (s), restarts, OOM kills, exit code."""
+    kernel, applied = known(lab)
+    labels = (kernel.directory.read_json("lab.json") or {}).get("containers", {})
+    addresses = _addresses(applied.state)
+    rows = []
+    for container in applied.state.of(Container):
+        row = {"lab": lab, "name": container.name, **kernel.view(container.name)}
+        row["addresses"] = addresses.get(container.name, [])
+        row["labels"] = labels.get(container.name, {}).get("labels", {})
+        rows.append(row)
+    return rows
+
+
+def _addresses(state: State) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for address in state.of(Address):
+        found.setdefault(address.owner, []).append(address.cidr)
+    return found
+
+
+def inspect(lab: str, node: str | None = None) -> dict[str, Any]:
+    """Everything about a lab or one of its containers, read from the kernel now."""
+    kernel, applied = known(lab)
+    if node is not None:
+        known_node(lab, node, applied)
+        return _inspect_node(kernel, applied.state, node)
+    about = kernel.directory.read_json("lab.json") or {}
+    names = [c.name for c in applied.state.of(Container)]
+    observed = kernel.observe(applied.state, applied.state)
+    return {
+        "lab": lab,
+        "file": about.get("file"),
+        "netns": about.get("netns"),
+        "created": about.get("created"),
+        "directory": kernel.directory.path,
+        "group": applied.group,
+        "containers": [_inspect_node(kernel, applied.state, name, observed) for name in names],
+        "host": _resources_of("host", observed),
+    }
+
+
+def _inspect_node(
+    kernel: LabKernel, desired: State, node: str, observed: State | None = None
+) -> dict[str, Any]:
+    observed = observed or kernel.observe(desired, desired)
+    return {"name": node, **kernel.anatomy(node), **_resources_of(node, observed)}
+
+
+def _resources_of(node: str, observed: State) -> dict[str, Any]:
+    from netns_orch.resources import to_json
+
+    grouped: dict[str, Any] = {}
+    for resource in observed.values():
+        far = isinstance(resource, Cable) and node in (resource.a.node, resource.b.node)
+        if resource.node == node or far:
+            grouped.setdefault(_PLURALS.get(resource.KIND, resource.KIND), []).append(to_json(resource))
+    grouped["extra"] = [to_json(r) for r in observed.extra.values() if r.node == node]
+    return grouped
+
+
+_PLURALS = {
+    "cgroup": "limits",
+    "cable": "interfaces",
+    "interface": "virtual_interfaces",
+    "address": "addresses",
+    "route": "routes",
+    "rule": "rules",
+    "firewall": "firewall",
+    "sysctl": "sysctls",
+    "bridge": "bridges",
+    "host-sysctl": "sysctls",
+    "qdisc": "qdiscs",
+}
+
+
+def diff(lab: str, node: str) -> list[dict[str, Any]]:
+    """What a container changed in its root, by path: ``kind`` (A added, C changed, D deleted), ``path``."""
+    kernel, applied = known(lab)
+    known_node(lab, node, applied)
+    return kernel.diff(node)
+
+
+def logs(lab: str, node: str, *, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
+    """The output of a container's command, in pieces; ``tail`` is a number of lines."""
+    kernel, applied = known(lab)
+    known_node(lab, node, applied)
+    return kernel.logs(node, follow=follow, tail=tail)

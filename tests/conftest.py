@@ -1,0 +1,81 @@
+"""One host for all kernel tests, and one promise that each of them keeps: the host ends as it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import snapshot
+from support.outer import TestHost, why_not
+from support.runner import Netorch
+
+
+def pytest_configure() -> None:
+    """A job in the background ignores ctrl-C, and so would every command that the tests start."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
+
+
+@pytest.fixture(scope="session")
+def outer() -> Iterator[TestHost]:
+    """This process inside namespaces of its own; without the rights: skipped, under CI failed."""
+    reason = why_not()
+    if reason is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"kernel tests must run under CI: {reason}", pytrace=False)
+        pytest.skip(reason)
+    host = TestHost()
+    host.enter()
+    yield host
+    host.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
+    report = yield
+    if call.excinfo is not None:
+        item.stash[_FAILED] = True
+    return report
+
+
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.fixture(autouse=True)
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestHost | None]:
+    """For each test marked ``kernel``: the host is afterwards as it was before."""
+    if request.node.get_closest_marker("kernel") is None:
+        yield None
+        return
+    machine = request.getfixturevalue("outer")
+    before, labs = snapshot.take(), _labs()
+    yield machine
+    if request.node.stash.get(_FAILED, False):
+        _clean(tmp_path, labs)
+    try:
+        snapshot.assert_equal(before)
+    except AssertionError:
+        _clean(tmp_path, labs)
+        raise
+
+
+def _labs() -> set[str]:
+    directories = Path("/run/netorch").glob("*.*/") if Path("/run/netorch").is_dir() else ()
+    return {directory.name.rpartition(".")[0] for directory in directories if directory.is_dir()}
+
+
+def _clean(directory: Path, before: set[str]) -> None:
+    """After a failure: the next test shall not suffer from what this one left."""
+    for name in _labs() - before:
+        Netorch(directory)("down", name, code=None)
+
+
+@pytest.fixture
+def netorch(tmp_path: Path) -> Netorch:
+    """``netorch``, run in a directory of the test's own."""
+    return Netorch(tmp_path)

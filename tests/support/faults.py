@@ -1,0 +1,53 @@
+"""Runs ``up`` or ``down`` in a process of its own with a fault at the n-th step of the engine.
+
+``python -m support.faults up FILE N kill`` is killed there, ``... N EPERM`` gets that error there.  It exits
+0 when it came to the end before step N: so a sweep ends by itself, however many steps there are.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+
+from netns_orch import lab
+from netns_orch.errors import KernelError, NetorchError
+from netns_orch.plan import Phase
+
+FAULTED = 3
+"""Exit code: the fault came, and the run failed."""
+
+
+class Fault:
+    """Counts the steps, and strikes at the n-th."""
+
+    def __init__(self, at: int, kind: str) -> None:
+        self.left, self.kind = at, kind
+
+    def __call__(self, phase: Phase) -> None:
+        self.left -= 1
+        if self.left != 0:
+            return
+        if self.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        number = getattr(errno, self.kind)
+        raise KernelError(f"injected at {phase.name}: {os.strerror(number)}", errno=number)
+
+
+def main(what: str, file: str, at: str, kind: str) -> int:
+    topology = lab.load(file)
+    fault = Fault(int(at), kind)
+    try:
+        if what == "up":
+            lab.up(topology, step=fault)
+        else:
+            lab.down(topology.name, step=fault)
+    except NetorchError as error:
+        print(error, file=sys.stderr)
+        return FAULTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

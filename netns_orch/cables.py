@@ -17,7 +17,17 @@ from netns_orch.journal import Applied
 from netns_orch.kernel.driver import LabKernel
 from netns_orch.labfile import units
 from netns_orch.plan import diff
-from netns_orch.resources import HOST, Cable, CableEnd, Qdisc, Resource, State
+from netns_orch.resources import (
+    HOST,
+    Address,
+    Cable,
+    CableEnd,
+    Qdisc,
+    Resource,
+    Route,
+    State,
+    VirtualInterface,
+)
 
 IMPAIRMENTS = {
     "delay": units.duration,
@@ -124,9 +134,10 @@ def _change(lab: str, a: str, b: str | None, wanted: Any, wait: float | None) ->
     with labs.working(kernel, "link", wait):
         _remember(kernel, applied, chosen)
         now = kernel.observe(applied.state, applied.state)
-        desired = State(resource for cable in chosen for resource in wanted(cable, now))
-        observed = State(_part(now, chosen))
-        engine.run(diff(desired, observed), kernel)
+        asked = State(resource for cable in chosen for resource in wanted(cable, now))
+        desired = State([*asked.values(), *_dropped(applied.state, now, asked)])
+        there = [now[key] for key in desired if key in now]
+        engine.run(diff(desired, State([*there, *_part(now, chosen)])), kernel)
         after = kernel.observe(applied.state, applied.state)
     return [_row(cable, after) for cable in chosen]
 
@@ -144,6 +155,29 @@ def _part(now: State, chosen: Sequence[Cable]) -> Iterator[Resource]:
         if cable.key in now:
             yield now[cable.key]
         yield from _qdiscs(now, cable)
+
+
+def _dropped(applied: State, now: State, asked: State) -> Iterator[Resource]:
+    """What the kernel dropped with the cables that are plugged in again, as the lab was made.
+
+    An interface that goes down takes with it its IPv6 addresses and all routes by it, and by what stands on
+    it; nobody but us puts these back.
+    """
+    plugged = [cable for cable in asked.of(Cable) if cable.up and _is_down(now.get(cable.key))]
+    ends = {(end.node, end.ifname) for cable in plugged for end in (cable.a, cable.b)}
+    for above in applied.of(VirtualInterface):  # each stands after those below it
+        if any((above.container, below) in ends for below in (above.parent, *above.members)):
+            ends.add((above.container, above.ifname))
+    for address in applied.of(Address):
+        if (address.owner, address.ifname) in ends:
+            yield address
+    for route in applied.of(Route):
+        if any((route.owner, hop.dev) in ends for hop in route.hops):
+            yield route
+
+
+def _is_down(cable: Resource | None) -> bool:
+    return isinstance(cable, Cable) and not cable.up
 
 
 def _qdiscs(state: State, cable: Cable) -> list[Qdisc]:

@@ -41,6 +41,27 @@ def test_a_straight_cable_loses_carrier_at_the_far_end(netorch: Netorch) -> None
         lab.ping("red", "10.1.0.2")
 
 
+def test_what_the_kernel_drops_with_a_cable_comes_back_with_it(netorch: Netorch) -> None:
+    text = """
+containers:
+  red:
+    interfaces: {above: {macvlan: bridge, parent: straight, address: 10.2.0.1/24}}
+    routes: [10.9.0.0/24 via 10.1.0.2, "fd09::/64 via fd01::2", 10.8.0.0/24 via 10.2.0.2]
+  blue:
+links:
+  - [red:straight: [10.1.0.1/24, "fd01::1/64"], blue:straight: [10.1.0.2/24, "fd01::2/64"]]
+"""
+    with netorch.lab(text) as lab:
+        before = lab.sh("red", "ip -4 route; ip -6 route; ip -br address")
+        assert "10.8.0.0/24 via 10.2.0.2 dev above" in before and "fd01::1/64" in before
+        for back in ("up", "reset"):
+            netorch("link", "red", "blue", "down")
+            assert "fd01::1/64" not in lab.sh("red", "ip -6 address")
+            netorch("link", "red", "blue", back)
+            netorch("status")
+            assert lab.sh("red", "ip -4 route; ip -6 route; ip -br address") == before
+
+
 def test_a_rate_is_set_at_both_ends_shown_and_taken_back(netorch: Netorch) -> None:
     with netorch.lab(BOTH) as lab:
         netorch("link", "red", "blue", "set", "rate=5mbit")

@@ -316,7 +316,7 @@ class TestInside:
 
     def test_the_hosts_file_names_all(self, lab: Lab) -> None:
         for name, address in (("red", "10.0.0.2"), ("blue", "10.0.0.3"), ("h2", "10.0.0.5")):
-            assert address in lab.sh("h1", f"getent hosts {name}")
+            assert address in lab.sh("h1", f"getent ahostsv4 {name}")
 
     def test_the_directory_of_the_lab_file_is_there_live_and_read_only(self, lab: Lab) -> None:
         directory = lab.netorch.directory

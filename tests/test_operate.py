@@ -45,7 +45,7 @@ links:
 STUBBORN = """
 containers:
   stubborn:
-    command: "trap '' TERM; echo started; while :; do sleep 0.1; done"
+    command: "trap 'echo asked to end' TERM; echo started; while :; do sleep 0.1; done"
     restart: always
     stop_grace_period: 4s
 """
@@ -185,7 +185,8 @@ class TestRestart:
 
     def test_waits_for_the_lock(self, stubborn: Lab) -> None:
         with stubborn.netorch.start("restart", "stubborn") as slow:
-            until(lambda: "(restart, for" in stubborn.netorch("pause", "--all", code=None).stderr, "the lock")
+            until(lambda: "asked to end" in stubborn.netorch("logs", "stubborn").stdout, "its SIGTERM")
+            assert "(restart, for" in stubborn.netorch("pause", "--all", code=1).stderr
             stubborn.netorch("pause", "--wait", "60s", "--all")
             stubborn.netorch("unpause", "--all")
             assert slow.wait(timeout=SECONDS) == 0

@@ -462,11 +462,11 @@ def test_stop_gives_the_command_its_grace_period_then_kills(box: Box) -> None:
 def test_the_log_has_a_limit_and_keeps_the_end(box: Box) -> None:
     box.create("red")
     box.run("red", "sh", "-c", "seq 1 700000; echo last")
-    size = (box.directory("red") / "log").stat().st_size
+    size = (box.directory("red") / "log").stat().st_blocks * 512  # the older part is a hole
     assert output.LOG_KEPT // 2 < size <= output.LOG_LIMIT + 65536
-    lines = box.log("red").splitlines()
-    assert lines[-1] == "last"
-    assert int(lines[0]) + len(lines) - 2 == 700000
+    _, *lines, last = box.log("red").lstrip("\0").splitlines()  # the first one may have been cut in two
+    assert last == "last"
+    assert [int(line) for line in lines] == list(range(700001 - len(lines), 700001))
 
 
 @kernel

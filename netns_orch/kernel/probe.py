@@ -18,8 +18,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from netns_orch.kernel import messages, netfilter
-from netns_orch.kernel.netlink import Request, open_channel, parse
+from netns_orch.kernel import messages, neighbours, netfilter
+from netns_orch.kernel.netlink import open_channel
 
 TRIES = 2
 WAIT = 0.4
@@ -38,12 +38,6 @@ _CODES = {
 }  # fmt: skip
 """Of destination unreachable (RFC 792, RFC 1812 5.2.7.1)."""
 _CODES6 = {0: "no route", 1: "prohibited", 3: "address unreachable", 4: "port unreachable"}
-RTM_GETNEIGH, NDA_DST = 30, 1
-_NDMSG = struct.Struct("=BxxxiHBB")
-_NEIGHBOURS = {
-    0x01: "INCOMPLETE", 0x02: "REACHABLE", 0x04: "STALE", 0x08: "DELAY", 0x10: "PROBE", 0x20: "FAILED",
-    0x80: "PERMANENT",
-}  # fmt: skip
 
 
 class Answer(NamedTuple):
@@ -244,16 +238,11 @@ def _dropped_by_nft() -> Iterator[tuple[str, int]]:
 
 
 def _neighbours() -> dict[tuple[str, str], str]:
-    """The state of each neighbour by interface and address (rtnetlink(7), RTM_GETNEIGH)."""
-    found = {}
+    """The state of each neighbour by interface and address."""
     with open_channel() as channel:
         names = messages.names_by_index(
             messages.decode_link(message.body) for message in channel.dump(messages.dump_links())
         )
-        request = Request(RTM_GETNEIGH, 0, _NDMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-        for message in channel.dump(request):
-            family, index, state, _, _ = _NDMSG.unpack_from(message.body)
-            packed = parse(message.body, _NDMSG.size).get(NDA_DST)
-            if packed and family in (socket.AF_INET, socket.AF_INET6) and state in _NEIGHBOURS:
-                found[names.get(index, ""), socket.inet_ntop(family, packed)] = _NEIGHBOURS[state]
-    return found
+        return {
+            (names.get(one.ifindex, ""), one.address): one.state for one in neighbours.neighbours(channel)
+        }

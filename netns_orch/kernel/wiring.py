@@ -25,6 +25,7 @@ from netns_orch.kernel.links import (
     taken,
 )
 from netns_orch.kernel.messages import VLAN_PVID, VLAN_UNTAGGED
+from netns_orch.kernel.neighbours import forget_unanswered
 from netns_orch.kernel.netlink import Channel, Failure, Request
 from netns_orch.kernel.nets import Visit
 from netns_orch.resources import (
@@ -229,7 +230,9 @@ def change_cable(visit: Visit, lab: Lab, before: Cable, after: Cable) -> None:
     if before.up != after.up:
         for end in (after.a, after.b):  # runs the link watch, so that each end knows of the other
             with entered(visit, end.node, after) as channel:
-                find_links(channel, [end.ifname])
+                for link in find_links(channel, [end.ifname]):
+                    if after.up:
+                        forget_unanswered(channel, link.ifindex)
     if before.offload != after.offload:
         set_offload(visit, after)
 

@@ -22,6 +22,8 @@ room           what it owns
 ``journal``    what the kernel cannot tell: intents, previous values, what was applied
 ``engine``     runs a plan, in batches, through ``kernel``; carries no decisions
 ``lab``        the one way in, for the command line and for Python: up, down, status, ps ...
+``lease``      how long a lab is wanted: --ttl and --owner-pid
+``collect``    what dead runs left: found, judged and removed (``gc``)
 ``cables``     cables of a running lab: plugged, unplugged, impaired, put back, shown
 ``operate``    what is done to a lab that runs, its definition left alone: pause, kill, cp, top, stats ...
 ``draw``       the wiring as text, mermaid, dot, svg or html

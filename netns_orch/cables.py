@@ -132,12 +132,20 @@ def _change(lab: str, a: str, b: str | None, wanted: Any, wait: float | None) ->
     kernel, applied = labs.known(lab)
     chosen = find(applied.state, a, b)
     with labs.working(kernel, "link", wait):
+        journal = labs.journal_of(kernel)
+        labs.finish_interrupted(kernel, journal)
         _remember(kernel, applied, chosen)
         now = kernel.observe(applied.state, applied.state)
         asked = State(resource for cable in chosen for resource in wanted(cable, now))
         desired = State([*asked.values(), *_dropped(applied.state, now, asked)])
         there = [now[key] for key in desired if key in now]
-        engine.run(diff(desired, State([*there, *_part(now, chosen)])), kernel)
+        todo = diff(desired, State([*there, *_part(now, chosen)]))
+        journal.begin("link", todo, kernel.group)
+        try:
+            engine.run(todo, kernel)
+        finally:
+            labs.finish_interrupted(kernel, journal)
+            journal.end()
         after = kernel.observe(applied.state, applied.state)
     return [_row(cable, after) for cable in chosen]
 

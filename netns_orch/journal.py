@@ -83,10 +83,17 @@ class Journal:
                 intents.append(Intent(entry["doing"], entry["group"], links))
         return intents
 
-    def applied(self) -> Applied | None:
+    def of_earlier_boot(self) -> bool:
+        """Whether all that is written down speaks of things that went with an earlier boot."""
+        state = self._store.read_json(self._state)
+        boots = {_parse(line).get("boot_id") for line in self._store.lines(self._journal)}
+        boots |= {state.get("boot_id")} if isinstance(state, dict) else set()
+        return bool(boots) and self._boot_id not in boots
+
+    def applied(self, *, of_any_boot: bool = False) -> Applied | None:
         """What was applied last in this boot; None where there is nothing, or the file is damaged."""
         value = self._store.read_json(self._state)
-        if not isinstance(value, dict) or value.get("boot_id") != self._boot_id:
+        if not isinstance(value, dict) or not (of_any_boot or value.get("boot_id") == self._boot_id):
             return None
         try:
             return Applied(State(loads(value["applied"])), value["group"], value["records"])

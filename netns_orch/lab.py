@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from netns_orch import engine
 from netns_orch.errors import KernelError, LabFileError, NetorchError, UsageError, Where
 from netns_orch.journal import Applied, Journal
+from netns_orch.kernel import owners
 from netns_orch.kernel.driver import LabKernel, host_id
 from netns_orch.kernel.rundir import LabDirectory, boot_id, lab_directories
+from netns_orch.lease import Lease
 from netns_orch.plan import Plan, differences, restarted
 from netns_orch.plan import diff as compare
 from netns_orch.resources import GROUP_FIRST, GROUP_LAST, Address, Cable, Container, HostFacts, State, plain
@@ -86,12 +88,12 @@ def plan(topology: Topology) -> Plan:
     wiring = _buildable(topology)
     kernel = LabKernel(topology.name)
     facts, _ = _check_host(wiring, kernel)
-    applied = _journal(kernel).applied() or Applied()
+    applied = journal_of(kernel).applied() or Applied()
     proper = compare(*_plan(wiring, kernel, facts, applied))
     if topology.netns != "private":
         return proper
     place = place_of(kernel)
-    applied = _journal(place).applied() or Applied()
+    applied = journal_of(place).applied() or Applied()
     outside = compare(*_plan_place(wiring, place, facts, applied))
     return Plan((*outside.changes, *proper.changes), proper.extra)
 
@@ -113,27 +115,34 @@ def up(
     keep_failed: bool = False,
     timeout: float | None = None,
     wait: float | None = None,
+    ttl: float | None = None,
+    owner_pid: int | None = None,
     step: engine.Step | None = None,
 ) -> UpReport:
     """Build the lab, or change what differs; all of it, or nothing.
 
     ``timeout`` and ``wait`` (for the lab's lock) are seconds.  A run that fails is rolled back to the state
-    before it, unless ``keep_failed``.
+    before it, unless ``keep_failed``.  ``collect`` may remove the lab ``ttl`` seconds from now, or when the
+    process ``owner_pid`` has ended; None leaves what an earlier ``up`` said, ``lease.NO_END`` and 0 take it
+    off.
     """
     started = time.monotonic()
     wiring = _buildable(topology)
     kernel = LabKernel(topology.name)
     _refuse_other_file(topology, kernel.directory)
+    owner = _owner(owner_pid)
     with working(kernel, "up", wait), kernel.interruptible(timeout):
+        _forget_earlier_boot(kernel)
         kernel.start()
         facts, host_warnings = _check_host(wiring, kernel)
         run = _Run(keep_failed, progress, step)
-        with _kept(kernel, topology, keep_failed), _placed(wiring, kernel, facts, run) as placed:
+        lease = lease_of(kernel.directory).renewed(time.time(), ttl, owner)
+        with _kept(kernel, topology, lease, keep_failed), _placed(wiring, kernel, facts, run) as placed:
             desired, changes = _build(kernel, lambda applied: _plan(wiring, kernel, facts, applied), run)
-        _describe(kernel.directory, topology)
-    containers, links = _counts(desired)
+        _describe(kernel.directory, topology, lease)
+    containers, links = counts(desired)
     seconds = time.monotonic() - started
-    warnings = [*wiring.warnings, *host_warnings, *kernel.warnings]
+    warnings = [*wiring.warnings, *host_warnings, *kernel.warnings, *_lease_ended(topology.name, lease)]
     netns = "in a namespace of their own" if topology.netns == "private" else "on this host"
     return UpReport(topology.name, containers, links, seconds, netns, placed + changes, warnings)
 
@@ -151,14 +160,20 @@ def down(
     if not kernel.directory.exists() and not kernel.has_marks():
         return DownReport(name, 0, 0, time.monotonic() - started, found=False)
     with working(kernel, "down", wait), kernel.uninterrupted():
-        lost, private = not _journal(kernel).speaks(), kernel.private
-        observed = _remove_part(kernel, progress, step)
-        if private or lost:
-            kernel.close()
-            _remove_part(place_of(kernel), None, None)
-        kernel.directory.remove()
-    containers, links = _counts(observed)
+        observed = remove(kernel, progress=progress, step=step)
+    containers, links = counts(observed)
     return DownReport(name, containers, links, time.monotonic() - started, found=True)
+
+
+def remove(kernel: LabKernel, *, progress: Progress | None = None, step: engine.Step | None = None) -> State:
+    """What ``down`` does while it holds the lock (``working``); returns what was there."""
+    lost, private = not journal_of(kernel).speaks(), kernel.private
+    observed = _remove_part(kernel, progress, step)
+    if private or lost:
+        kernel.close()
+        _remove_part(place_of(kernel), None, None)
+    kernel.directory.remove()
+    return observed
 
 
 @dataclass(frozen=True)
@@ -189,8 +204,8 @@ def restart(
     with working(kernel, "restart", wait), kernel.interruptible(None, "netorch up puts it right"):
         kernel.start()
         kernel.grace = grace
-        journal = _journal(kernel)
-        applied = _finish_interrupted(kernel, journal)
+        journal = journal_of(kernel)
+        applied = finish_interrupted(kernel, journal)
         for node in nodes:
             known_node(name, node, applied)
         kernel.group, kernel.records = applied.group, applied.records
@@ -234,7 +249,8 @@ def _check_host(wiring: Wiring, kernel: LabKernel) -> tuple[HostFacts, list[Neto
     return facts, warnings
 
 
-def _journal(kernel: LabKernel) -> Journal:
+def journal_of(kernel: LabKernel) -> Journal:
+    """The journal of a lab, or of one of its parts."""
     return Journal(kernel.directory, boot_id(), f"{kernel.part}." if kernel.part else "")
 
 
@@ -254,12 +270,16 @@ class _Run:
 
 def _build(kernel: LabKernel, look: Callable[[Applied], tuple[State, State]], run: _Run) -> tuple[State, int]:
     """Bring one part of a lab to what ``look`` (desired, observed) wants; with the number of changes."""
-    journal = _journal(kernel)
-    applied = _finish_interrupted(kernel, journal)
+    journal = journal_of(kernel)
+    applied = finish_interrupted(kernel, journal)
     desired, observed = look(applied)
     todo = compare(desired, _remove_unknown(kernel, journal, applied, observed))
     if len(todo):
         _converge(kernel, journal, applied, desired, todo, run)
+    elif journal.unfinished() or len(compare(desired, applied.state)):
+        # A run was killed behind its last change, or somebody made by hand what the file wants now.
+        journal.save(Applied(desired, kernel.group, kernel.records))
+        journal.end()
     return desired, len(todo)
 
 
@@ -270,7 +290,7 @@ def _placed(wiring: Wiring, kernel: LabKernel, facts: HostFacts, run: _Run) -> I
     Yields the number of changes.
     """
     private = wiring.topology.netns == "private"
-    if kernel.private != private and _journal(kernel).applied() is not None:
+    if kernel.private != private and journal_of(kernel).applied() is not None:
         raise UsageError(
             f"lab {kernel.name} is up with netns: {'private' if kernel.private else 'host'}",
             hint=f"its namespace can't be changed in place: netorch down {kernel.name}",
@@ -280,7 +300,7 @@ def _placed(wiring: Wiring, kernel: LabKernel, facts: HostFacts, run: _Run) -> I
         return
     place = place_of(kernel)
     place.share(kernel)
-    was_there = _journal(place).applied() is not None
+    was_there = journal_of(place).applied() is not None
     desired, changes = _build(place, lambda applied: _plan_place(wiring, place, facts, applied), run)
     try:
         yield changes
@@ -288,18 +308,18 @@ def _placed(wiring: Wiring, kernel: LabKernel, facts: HostFacts, run: _Run) -> I
         if not was_there and not run.keep_failed:
             kernel.let_go()
             with kernel.uninterrupted():
-                _remove(place, _journal(place), desired, None, None)
+                _remove(place, journal_of(place), desired, None, None)
         raise
 
 
 @contextmanager
-def _kept(kernel: LabKernel, topology: Topology, keep_failed: bool) -> Iterator[None]:
+def _kept(kernel: LabKernel, topology: Topology, lease: Lease, keep_failed: bool) -> Iterator[None]:
     """A lab that is kept although it failed can be entered and looked at like any other."""
     try:
         yield
     except BaseException:
         if keep_failed:
-            _describe(kernel.directory, topology)
+            _describe(kernel.directory, topology, lease)
         raise
 
 
@@ -342,11 +362,11 @@ def working(kernel: LabKernel, doing: str, wait: float | None) -> Iterator[None]
             yield
         finally:
             kernel.close()
-            if not _journal(kernel).speaks() and not _journal(place_of(kernel)).speaks():
+            if not journal_of(kernel).speaks() and not journal_of(place_of(kernel)).speaks():
                 kernel.directory.remove()
 
 
-def _finish_interrupted(kernel: LabKernel, journal: Journal) -> Applied:
+def finish_interrupted(kernel: LabKernel, journal: Journal) -> Applied:
     """Sweep up what a killed run made and could not mark; returns what was applied before it."""
     kernel.sweep(_intended_links(journal))
     return journal.applied() or Applied()
@@ -435,13 +455,14 @@ def _remove(
 
 
 def _remove_part(kernel: LabKernel, progress: Progress | None, step: engine.Step | None) -> State:
-    journal = _journal(kernel)
+    journal = journal_of(kernel)
     applied = journal.applied() or Applied()
     kernel.group, kernel.records = applied.group, applied.records
     return _remove(kernel, journal, applied.state, progress, step)
 
 
-def _counts(state: State) -> tuple[int, int]:
+def counts(state: State) -> tuple[int, int]:
+    """How many containers and cables it holds."""
     return len(state.of(Container)), len(state.of(Cable))
 
 
@@ -458,7 +479,7 @@ def _refuse_other_file(topology: Topology, directory: LabDirectory) -> None:
         )
 
 
-def _describe(directory: LabDirectory, topology: Topology) -> None:
+def _describe(directory: LabDirectory, topology: Topology, lease: Lease) -> None:
     """Write lab.json: what ``exec`` and ``ls`` must know without reading the whole state."""
     import json
 
@@ -473,8 +494,44 @@ def _describe(directory: LabDirectory, topology: Topology) -> None:
         "groups": topology.groups,
         "containers": {c.name: {"labels": c.labels} for c in topology.containers.values()},
         "links": len(topology.links),
+        **lease.to_json(),
     }
     directory.write("lab.json", json.dumps(value))
+
+
+def _owner(pid: int | None) -> dict[str, int] | None:
+    """The process that a lab shall belong to; {} for 0: to none."""
+    if not pid:
+        return None if pid is None else {}
+    owner = owners.identify(pid)
+    if owner is None:
+        raise UsageError(f"there is no process {pid}", hint="--owner-pid $$ is the shell it is typed in")
+    return owner
+
+
+def lease_of(directory: LabDirectory) -> Lease:
+    """How long a lab is wanted."""
+    return Lease.from_json(directory.read_json("lab.json") or {})
+
+
+def _lease_ended(name: str, lease: Lease) -> Iterator[NetorchError]:
+    if ended := lease.ended(time.time(), owners.lives):
+        hint = "`netorch up` with --ttl TIME or --owner-pid PID says anew, with `none` that nothing ends it"
+        yield NetorchError(f"`netorch gc` will remove lab {name}: {ended}", hint=hint)
+
+
+def _forget_earlier_boot(kernel: LabKernel) -> None:
+    """Files of an earlier boot speak of nothing that exists: the lab begins anew."""
+    if is_of_earlier_boot(kernel):
+        kernel.directory.clear()
+
+
+def is_of_earlier_boot(kernel: LabKernel) -> bool:
+    """Whether the lab was up before the host was started anew, and its files have outlived it."""
+    about = kernel.directory.read_json("lab.json")
+    if isinstance(about, dict):
+        return about.get("boot_id") != boot_id()
+    return any(journal_of(part).of_earlier_boot() for part in (kernel, place_of(kernel)))
 
 
 # -- looking -------------------------------------------------------------------------------------
@@ -489,19 +546,36 @@ def _lab_row(directory: LabDirectory) -> dict[str, Any]:
     about = directory.read_json("lab.json") or {}
     names = list(about.get("containers", {}))
     kernel = LabKernel(directory.name)
-    alive = sum(kernel.container(name) is not None for name in names)
-    state = "unfinished" if directory.lines("journal.jsonl") or not about else "up"
-    if state == "up" and alive < len(names):
-        state = "degraded"
+    lease = Lease.from_json(about)
     return {
         "lab": directory.name,
         "file": about.get("file"),
-        "state": state,
+        "state": _state(kernel, about),
         "containers": len(names),
         "links": about.get("links", 0),
         "netns": about.get("netns", "host"),
         "created": about.get("created"),
+        "expires": lease.expires,
+        "owner_pid": lease.owner["pid"] if lease.owner else None,
     }
+
+
+def _state(kernel: LabKernel, about: dict[str, Any]) -> str:
+    """up; degraded: containers have died; unfinished: a run works on it or was killed; gone: by a reboot."""
+    if is_of_earlier_boot(kernel):
+        return "gone"
+    if kernel.directory.lines("journal.jsonl") or not about:
+        return "unfinished"
+    return "up" if all(kernel.container(name) for name in about.get("containers", {})) else "degraded"
+
+
+def lost_labs() -> list[dict[str, Any]]:
+    """Rows as ``labs`` has them, of those whose run directory is gone: found by their marks alone."""
+    from netns_orch.kernel import leftovers
+
+    there = {directory.name for directory in lab_directories(host_id())}
+    lost = sorted({lab for lab, _ in leftovers.marked_labs()} - there)
+    return [{**_lab_row(LabDirectory(name, host_id())), "state": "lost"} for name in lost]
 
 
 def find(selector: str | None = None, *, node: str | None = None) -> str:
@@ -551,11 +625,17 @@ def _has_node(lab: str, node: str) -> bool:
     return node in about.get("containers", {}) or node in about.get("groups", {})
 
 
-def known(lab: str) -> tuple[LabKernel, Applied]:
-    """A lab that is up, and what was applied; UsageError that names those that are."""
+def known(lab: str, *, of_any_boot: bool = False) -> tuple[LabKernel, Applied]:
+    """A lab that is up, and what was applied; UsageError that names those that are.
+
+    ``of_any_boot``: also one that went with an earlier boot.
+    """
     kernel = LabKernel(lab)
-    applied = _journal(kernel).applied()
+    applied = journal_of(kernel).applied(of_any_boot=of_any_boot)
     if applied is None:
+        if is_of_earlier_boot(kernel):
+            hint = f"netorch up FILE   builds it anew\nnetorch down {lab}   removes its files"
+            raise UsageError(f"lab {lab} is gone: the host was started anew since it was up", hint=hint)
         up_labs = ", ".join(row["lab"] for row in labs())
         hint = f"labs: {up_labs}" if up_labs else "netorch up FILE"
         raise UsageError(f"no lab {lab!r} is up", hint=hint)
@@ -565,7 +645,7 @@ def known(lab: str) -> tuple[LabKernel, Applied]:
 
 def keep_records(kernel: LabKernel, applied: Applied) -> None:
     """Write down what the kernel's rooms remember, beside the state that was applied."""
-    _journal(kernel).save(Applied(applied.state, kernel.group, kernel.records))
+    journal_of(kernel).save(Applied(applied.state, kernel.group, kernel.records))
 
 
 def known_node(lab: str, node: str, applied: Applied) -> Container:
@@ -588,7 +668,7 @@ def unknown_node(lab: str, node: str, names: Sequence[str]) -> UsageError:
 
 def status(lab: str, *, strict: bool = False) -> dict[str, Any]:
     """Desired against the kernel's own state: drift object by object, what is extra, and OOM kills."""
-    kernel, applied = known(lab)
+    kernel, applied = known(lab, of_any_boot=True)
     observed = kernel.observe(applied.state, applied.state)
     todo = compare(applied.state, observed)
     drift = [*_drift_outside(kernel), *(_drift(change) for change in todo.changes)]
@@ -604,7 +684,7 @@ def status(lab: str, *, strict: bool = False) -> dict[str, Any]:
 def _drift_outside(kernel: LabKernel) -> list[dict[str, Any]]:
     """The drift of what a private lab has on the host."""
     place = place_of(kernel)
-    applied = _journal(place).applied()
+    applied = journal_of(place).applied(of_any_boot=True)
     if applied is None:
         return []
     place.group, place.records = applied.group, applied.records
@@ -658,6 +738,8 @@ def inspect(lab: str, node: str | None = None) -> dict[str, Any]:
         "file": about.get("file"),
         "netns": about.get("netns"),
         "created": about.get("created"),
+        "expires": about.get("expires"),
+        "owner": about.get("owner"),
         "directory": kernel.directory.path,
         "group": applied.group,
         "containers": [_inspect_node(kernel, applied.state, name, observed) for name in names],

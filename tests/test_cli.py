@@ -107,6 +107,9 @@ class FakeLab:
     def labs(self) -> list[dict[str, Any]]:
         return self.rows
 
+    def lost_labs(self) -> list[dict[str, Any]]:
+        return []
+
     def is_file(self, word: str) -> bool:
         return "/" in word or word.endswith((".yaml", ".yml")) or Path(word).is_file()
 
@@ -174,8 +177,7 @@ WRONG = [
         "error: --timeout: expected a duration such as 10s, got 'soon'\nhint: units are us, ms, s, m, h, d\n",
     ),
     ("up office.yaml --var X", "error: --var X: expected NAME=VALUE\n"),
-    ("up office.yaml --ttl 1h", "error: --ttl is not built yet\n"),
-    ("up office.yaml --owner-pid 7", "error: --owner-pid is not built yet\n"),
+    ("up office.yaml --owner-pid x", "error: --owner-pid: expected a whole number, got x\n"),
     ("plan --format x", "error: --format x: no such format\nhint: expected table, json, shell\n"),
     (
         "up",
@@ -385,6 +387,7 @@ def test_exec_fails_with_its_own_code(
 def test_up_says_what_stands(lab: FakeLab, capsys: pytest.CaptureFixture[str]) -> None:
     lab.warnings = [NetorchError("red: nothing reaches it", where=PLACE)]
     words = "up office.yaml --name o2 --var A=1 --var B=x=y --timeout 2m --wait 500ms --keep-failed"
+    words += " --ttl 1h --owner-pid 4711"
     assert main(words.split()) == 0
     out, err = capsys.readouterr()
     assert out == ""
@@ -394,7 +397,11 @@ def test_up_says_what_stands(lab: FakeLab, capsys: pytest.CaptureFixture[str]) -
     )
     assert lab.calls == [
         ("load", "office.yaml", "o2", {"A": "1", "B": "x=y"}),
-        ("up", "o2", {"timeout": 120.0, "wait": 0.5, "keep_failed": True}),
+        (
+            "up",
+            "o2",
+            {"timeout": 120.0, "wait": 0.5, "keep_failed": True, "ttl": 3600.0, "owner_pid": 4711},
+        ),
     ]
 
 
@@ -635,7 +642,7 @@ def test_completion_answers(
     (Path("dir") / "x.yml").touch()
     assert answers(capsys, "sta") == ["status", "stats"]
     assert answers(capsys, "up", "--k") == ["--keep-failed"]
-    assert "--ttl" not in answers(capsys, "up", "--")
+    assert "--ttl" in answers(capsys, "up", "--")
     assert answers(capsys, "up", "") == ["office.yaml", "dir/", "shipped/", "office", "wan"]
     assert answers(capsys, "up", "dir/") == ["dir/x.yml", "dir/sub/"]
     assert answers(capsys, "up", "--timeout", "") == []

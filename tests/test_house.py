@@ -27,6 +27,7 @@ ALLOWED = {
     "lab": {
         "engine",
         "journal",
+        "lease",
         "plan",
         "resolve",
         "uplink",
@@ -36,6 +37,8 @@ ALLOWED = {
         "resources",
         "errors",
     },
+    "lease": set(),
+    "collect": {"lab", "journal", "kernel", "resources", "errors"},
     "draw": {"graph", "labfile"},
     "trace": {"resources", "errors"},
     "script": {"plan", "resources", "errors"},
@@ -55,7 +58,19 @@ ALLOWED = {
     "operate": {"lab", "kernel", "resources", "errors"},
     "uplink": {"resources", "errors"},
     "cables": {"lab", "engine", "plan", "journal", "labfile", "kernel", "resources", "errors"},
-    "cli": {"lab", "operate", "cables", "views", "trace", "labfile", "kernel", "resources", "errors", "cli"},
+    "cli": {
+        "lab",
+        "operate",
+        "collect",
+        "cables",
+        "views",
+        "trace",
+        "labfile",
+        "kernel",
+        "resources",
+        "errors",
+        "cli",
+    },
     "__main__": {"cli"},
 }
 """Which rooms each room may import.  Only ``__main__`` imports ``cli``, only it and ``operate`` ``lab``."""

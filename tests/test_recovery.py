@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from support import snapshot
-from support.faults import FAULTED
-from support.runner import ROOT, TOPOLOGIES, Netorch
+from support.faults import FAULTED, faulted
+from support.runner import TOPOLOGIES, Netorch
 
 pytestmark = pytest.mark.kernel
 LAB = TOPOLOGIES / "three-tier.yaml"
 MOST_STEPS = 30
 
 
-def faulted(what: str, step: int, kind: str, file: Path = LAB) -> int:
-    """Run with a fault; its exit code, negative where it was killed."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    argv = [sys.executable, "-m", "support.faults", what, str(file), str(step), kind]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode in (0, FAULTED, -signal.SIGKILL), done.stderr
-    return done.returncode
-
-
-def test_up_killed_at_each_step(netorch: Netorch, request: pytest.FixtureRequest) -> None:
+def test_up_killed_at_each_step(netorch: Netorch) -> None:
     before = snapshot.take()
     for step in range(1, MOST_STEPS):
-        code = faulted("up", step, "kill")
+        code = faulted("up", step, "kill", LAB)
         netorch("down", LAB)
         snapshot.assert_equal(before)
         if code == 0:
@@ -43,7 +31,7 @@ def test_down_killed_at_each_step(netorch: Netorch) -> None:
     before = snapshot.take()
     for step in range(1, MOST_STEPS):
         netorch("up", LAB)
-        code = faulted("down", step, "kill")
+        code = faulted("down", step, "kill", LAB)
         netorch("down", LAB)
         snapshot.assert_equal(before)
         if code == 0:
@@ -56,7 +44,7 @@ def test_down_killed_at_each_step(netorch: Netorch) -> None:
 def test_up_refused_at_each_step_rolls_back_by_itself(netorch: Netorch, error: str) -> None:
     before = snapshot.take()
     for step in range(1, MOST_STEPS):
-        code = faulted("up", step, error)
+        code = faulted("up", step, error, LAB)
         if code == 0:
             netorch("down", LAB)
         snapshot.assert_equal(before)
@@ -68,7 +56,7 @@ def test_up_refused_at_each_step_rolls_back_by_itself(netorch: Netorch, error: s
 
 def test_up_after_a_killed_up_cleans_up_first_and_succeeds(netorch: Netorch) -> None:
     for step in (2, 5, 7):
-        assert faulted("up", step, "kill") == -signal.SIGKILL
+        assert faulted("up", step, "kill", LAB) == -signal.SIGKILL
         netorch("up", LAB)
         assert netorch("status", LAB, "--json").json()["drift"] == []
         netorch("down", LAB)

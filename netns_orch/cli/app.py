@@ -14,7 +14,7 @@ import typer
 from typer import Argument, Option
 
 from netns_orch import __version__
-from netns_orch.cli import changes, choose, link, operate, views
+from netns_orch.cli import changes, choose, gc, link, operate, views
 from netns_orch.cli.output import Progress, error_text, note, out, out_bytes, out_json, plan_line, warn
 from netns_orch.cli.usage import CLICK_USAGE_ERROR, Command, Group, translated
 from netns_orch.cli.words import (
@@ -69,12 +69,6 @@ def run(arguments: list[str]) -> int:
     except CLICK_USAGE_ERROR as error:
         raise translated(error) from None
     return code if isinstance(code, int) else EXIT_DONE
-
-
-def _refuse(option: str, value: object) -> None:
-    """An option of the contract that nothing stands behind yet is refused, never accepted and ignored."""
-    if value:
-        raise UsageError(f"{option} is not built yet")
 
 
 def _load(word: str | None, name: str | None, var: list[str] | None, *, private: bool = False) -> Topology:
@@ -144,12 +138,20 @@ def up(
     wait: Wait = None,
     ttl: Annotated[
         Text,
-        Option("--ttl", metavar="TIME", hidden=True, help="gc may remove the lab after so long."),
+        Option(
+            "--ttl",
+            metavar="TIME",
+            help="gc removes the lab after so long (1h); none takes it off again.\n"
+            "Default: it stays until down.",
+        ),
     ] = None,
     owner_pid: Annotated[
         Text,
         Option(
-            "--owner-pid", metavar="PID", hidden=True, help="gc may remove the lab when that process is gone."
+            "--owner-pid",
+            metavar="PID",
+            help="gc removes the lab when that process has ended ($$: this shell); none takes it off again.\n"
+            "Default: it belongs to no process.",
         ),
     ] = None,
     json: Json = False,
@@ -158,9 +160,13 @@ def up(
 
     It succeeds whole or rolls back whole.  When it returns, packets flow.
     """
-    for option, value in (("--ttl", ttl), ("--owner-pid", owner_pid)):
-        _refuse(option, value)
-    limits = _Limits(choose.seconds("--timeout", timeout), choose.seconds("--wait", wait), keep_failed)
+    limits = _Limits(
+        choose.seconds("--timeout", timeout),
+        choose.seconds("--wait", wait),
+        keep_failed,
+        choose.time_to_live("--ttl", ttl),
+        choose.process("--owner-pid", owner_pid),
+    )
     topology = _load(file, name, var, private=private)
     choose.require_root()
     if dry_run:
@@ -173,6 +179,8 @@ class _Limits(NamedTuple):
     timeout: float | None
     wait: float | None
     keep_failed: bool
+    ttl: float | None
+    owner_pid: int | None
 
 
 def _build(topology: Topology, limits: _Limits, *, json: bool) -> None:
@@ -226,7 +234,7 @@ def _down_all(wait: float | None, *, json: bool) -> int:
 
     choose.require_root()
     reports, code = [], EXIT_DONE
-    for row in lab.labs():
+    for row in [*lab.labs(), *lab.lost_labs()]:
         try:
             with Progress() as progress:
                 reports.append(lab.down(str(row["lab"]), progress=progress, wait=wait))
@@ -372,7 +380,7 @@ def ls(json: Json = False) -> None:
     from netns_orch.cli import render
 
     choose.require_root()
-    rows = lab.labs()
+    rows = [*lab.labs(), *lab.lost_labs()]
     if json:
         out_json(rows)
     else:
@@ -441,6 +449,7 @@ views.register(app)
 
 
 changes.register(app, LOOK)
+gc.register(app, MORE)
 
 
 @app.command("schema", cls=Command, rich_help_panel=MORE)

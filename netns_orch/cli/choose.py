@@ -5,6 +5,7 @@ Owns: these rules, and the errors for words that mean nothing.  Must not: do wha
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -147,6 +148,21 @@ def seconds(option: str, text: str | None) -> float | None:
         return units.duration(f"{text}s" if text.isascii() and text.isdigit() else text)
     except units.Wrong as error:
         raise UsageError(f"{option}: {error.what}", hint=error.hint) from None
+
+
+def time_to_live(option: str, text: str | None) -> float | None:
+    """A duration from now in seconds, or ``none``: without end."""
+    return math.inf if text == "none" else seconds(option, text)
+
+
+def process(option: str, text: str | None) -> int | None:
+    """The number of a process; 0 for ``none``."""
+    if text == "none":
+        return 0
+    number = whole(option, text)
+    if number == 0:
+        raise UsageError(f"{option}: there is no process 0", hint="none: the lab belongs to no process")
+    return number
 
 
 def whole(option: str, text: str | None) -> int | None:

@@ -5,6 +5,7 @@ Owns: the columns and words.  Must not: ask the kernel or ``lab`` for anything; 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from netns_orch.cli.output import ago, clean, count, duration_text, size_text, t
 from netns_orch.errors import LabFileError, NetorchError
 
 if TYPE_CHECKING:
+    from netns_orch.collect import Found
     from netns_orch.lab import DownReport, UpReport
     from netns_orch.labfile.model import Topology
 
@@ -20,12 +22,30 @@ Row = Mapping[str, Any]
 
 def labs_table(rows: Iterable[Row]) -> list[str]:
     """``ls``."""
-    header = ("LAB", "STATE", "CONTAINERS", "LINKS", "NETNS", "CREATED", "FILE")
-    cells = [
-        (r["lab"], r["state"], r["containers"], r["links"], r["netns"], ago(r["created"]), r["file"])
+    rows = list(rows)
+    leased = any(_wanted(row) for row in rows)
+    header = ["LAB", "STATE", "CONTAINERS", "LINKS", "NETNS", "CREATED", "FILE"]
+    cells: list[list[object]] = [
+        [r["lab"], r["state"], r["containers"], r["links"], r["netns"], ago(r["created"]), r["file"]]
         for r in rows
     ]
+    if leased:
+        header.insert(-1, "WANTED")
+        for row, line in zip(rows, cells, strict=True):
+            line.insert(-1, _wanted(row))
     return table(header, cells)
+
+
+def _wanted(row: Row) -> str | None:
+    """How long a lab is: what --ttl and --owner-pid said."""
+    expires, owner = row.get("expires"), row.get("owner_pid")
+    words = []
+    if expires is not None:
+        left = expires - time.time()
+        words.append(f"for {duration_text(left)}" if left > 0 else "no longer")
+    if owner is not None:
+        words.append(f"by {owner}")
+    return " ".join(words) or None
 
 
 def containers_table(rows: Iterable[Row]) -> list[str]:
@@ -150,6 +170,27 @@ def down_line(report: DownReport) -> str:
         return f"{report.lab}: not up"
     size = f"{count(report.containers, 'container')}, {count(report.links, 'link')}"
     return f"{report.lab}: {size} removed in {report.seconds:.2f} s"
+
+
+def found_lines(found: Found, *, dry_run: bool) -> list[str]:
+    """What ``gc`` says of one thing that was left."""
+    if found.lab is None:
+        path = clean(" ".join(found.objects))
+        return [f"{path}: {found.reason}" + ("" if dry_run else ", removed")]
+    size = f": {count(found.containers, 'container')}, {count(found.links, 'link')}" if found.objects else ""
+    lines = [clean(f"{found.lab}: {found.reason}{size}{', removed' if found.removed and size else ''}")]
+    return lines + [clean(f"  {name}") for name in found.objects] if dry_run else lines
+
+
+def found_json(found: Found) -> dict[str, Any]:
+    """``gc --json``, an entry."""
+    return {
+        "lab": found.lab,
+        "reason": found.reason,
+        "objects": list(found.objects),
+        "removed": found.removed,
+        "error": problem_json(found.error) if found.error else None,
+    }
 
 
 def up_json(report: UpReport) -> dict[str, Any]:

@@ -7,7 +7,8 @@
   ``enter`` and ``session`` (``exec``), ``interpreter`` (all they see of ours), ``cgroups`` (what they may
   use).
 - network: ``netlink`` and ``messages`` (bytes), ``network`` (changes), ``netobserve`` (what is there).
-- the host: ``hosttable`` and ``forwarding`` (nft), ``hostsysctl``, ``facts``, ``rundir`` (files and locks).
+- the host: ``hosttable`` and ``forwarding`` (nft), ``hostsysctl``, ``facts``, ``rundir`` (files and locks),
+  ``leftovers`` (what bears our marks, and whose it is).
 
 It knows ``resources`` and ``errors``, and nothing of lab files or plans.
 """

@@ -355,13 +355,15 @@ class Hierarchies:
             for hierarchy, directory in directories:
                 tree.remove_lab(hierarchy, directory)
             if not self._find_lab(lab, id):
-                self._remove_empty_parents()
+                self.remove_empty_parents()
 
-    def _remove_empty_parents(self) -> None:
-        """Also those whose lab somebody else removed."""
+    def remove_empty_parents(self) -> None:
+        """Also those whose lab somebody else removed, or that were only announced."""
         for hierarchy in self.all:
             for parent in list(tree.parents(hierarchy)):
                 tree.remove_parent(hierarchy, parent)
+            for base in tree.announced(hierarchy):
+                tree.withdraw(base)
 
 
 def _paths(made: Sequence[tuple[Hierarchy, str]]) -> Paths:

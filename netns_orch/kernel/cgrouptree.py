@@ -38,6 +38,29 @@ def parents(hierarchy: Hierarchy) -> Iterator[str]:
     yield from (path for path in trees.find(hierarchy.mount, PARENT) if path != own)
 
 
+def is_empty(parent: str) -> bool:
+    """Whether a directory ``netorch`` is ours, and no lab is in it."""
+    return not _labs_in(parent) and is_ours(os.path.dirname(parent), PARENT)
+
+
+def _labs_in(parent: str) -> list[str]:
+    return [name for name in trees.children(parent) if name != LEAF]
+
+
+def announced(hierarchy: Hierarchy) -> Iterator[str]:
+    """Own position, where a directory was announced and never made."""
+    base = hierarchy.position.removesuffix(f"/{PARENT}/{LEAF}")
+    if files.mark(base, ".making") == PARENT and not os.path.isdir(f"{base}/{PARENT}"):
+        yield base
+
+
+def withdraw(base: str) -> None:
+    """Take an announcement back, unless the directory has been made meanwhile."""
+    with _locked(base):
+        if not os.path.isdir(f"{base}/{PARENT}"):
+            files.remove_mark(base, ".making")
+
+
 @contextmanager
 def _locked(base: str) -> Iterator[None]:
     """Labs that share a base take turns, for microseconds: to make directories, to switch controllers."""
@@ -110,7 +133,7 @@ def remove_parent(hierarchy: Hierarchy, parent: str) -> None:
     base = os.path.dirname(parent)
     try:
         with _locked(base):
-            if [name for name in trees.children(parent) if name != LEAF] or not is_ours(base, PARENT):
+            if not is_empty(parent):
                 return
             if hierarchy.version == 2:
                 _switch_off(base, parent)

@@ -19,8 +19,10 @@ from netns_orch.kernel import interrupts
 from netns_orch.kernel.rundir import (
     NETNS,
     LabDirectory,
+    boot_id,
     host_id,
     make_netns_directory,
+    netns_links,
     process_start_time,
     replace_file,
 )
@@ -137,14 +139,16 @@ class LabKernel:
 
     def has_marks(self) -> bool:
         """Whether anything on the host bears this lab's mark, with no file of ours to tell."""
-        return (self.name, self.id) in marked_labs()
+        from netns_orch.kernel import leftovers
+
+        return (self.name, self.id) in leftovers.marked_labs()
 
     def container(self, name: str) -> dict[str, Any] | None:
         """container.json of a container whose PID 1 lives; None otherwise."""
         about = self.directory.read_json(f"c/{name}/container.json")
-        if not isinstance(about, dict) or process_start_time(about["pid"]) != about["start_time"]:
+        if not isinstance(about, dict) or about.get("boot_id") != boot_id():
             return None
-        return about
+        return about if process_start_time(about["pid"]) == about["start_time"] else None
 
     def observe(self, desired: State, owned: State) -> State:
         """The lab as it is: its own objects, and as ``extra`` what others made inside.
@@ -232,11 +236,9 @@ class LabKernel:
     def _observe_names(self) -> Iterator[NetnsName]:
         if self.part:
             return
-        with suppress(FileNotFoundError):
-            for name in sorted(os.listdir(NETNS)):
-                target = _read_link(f"{NETNS}/{name}")
-                if target and target.startswith(f"{self.directory.path}/c/"):
-                    yield NetnsName(container=target.split("/")[-2], name=name)
+        for name, target in netns_links():
+            if target.startswith(f"{self.directory.path}/c/"):
+                yield NetnsName(container=target.split("/")[-2], name=name)
 
     def _observe_sysctls(self, desired: State, owned: State) -> list[HostSysctl]:
         from netns_orch.kernel import hostsysctl, placesysctl
@@ -691,18 +693,6 @@ def signal_number(name: str) -> int:
     return runtime.signal_number(name)
 
 
-def marked_labs() -> frozenset[tuple[str, str]]:
-    """The labs (name, id) of this host whose marks are on any kernel object, whatever files there are."""
-    from netns_orch.kernel import hosttable, netobserve
-    from netns_orch.kernel.cgroups import Hierarchies
-
-    here = host_id()
-    found = {(table.lab, table.id) for table in hosttable.recover()}
-    found |= set(netobserve.marked_labs())
-    found |= set(Hierarchies.detect().labs())
-    return frozenset((lab, id) for lab, id in found if id == here)
-
-
 def _afters(changes: Changes, kind: type[R]) -> Iterator[R]:
     return (after for _, after in changes if isinstance(after, kind))
 
@@ -723,13 +713,6 @@ def _setup_record(setup: Any) -> Any:
 def _process_record(process: Any, about: Mapping[str, Any]) -> Any:
     """Which command was started in which life of the container."""
     return [process.digest, about["pid"], about["start_time"]]
-
-
-def _read_link(path: str) -> str | None:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return None
 
 
 def _read(path: Path) -> str | None:

@@ -22,6 +22,7 @@ from netns_orch.resources import HostTable
 
 DOCKER_USER = "DOCKER-USER"
 _DOCKER_BRIDGE = re.compile(r"^-A \S+ -o (\S+) -j DOCKER$")
+_MARK = re.compile(r"netorch\.([^.]+)\.([0-9a-f]+)")
 _NAMES = {4: "ip", 6: "ip6"}
 Chains = Sequence[Chain]
 
@@ -66,6 +67,15 @@ def is_settled(chains: Chains, table: HostTable, comment: str) -> bool:
 def has_rules(chains: Chains, comment: str) -> bool:
     """Whether any accept rule of ours is there."""
     return any(place.ours(comment) for place in _places(chains))
+
+
+def labs(chains: Chains) -> Iterator[tuple[str, str]]:
+    """The labs (name, id) that accept rules are marked as."""
+    for place in _places(chains):
+        for line in place.lines:
+            match = _MARK.fullmatch(_comment_of(shlex.split(line)) or "") if "netorch." in line else None
+            if match:
+                yield match.group(1), match.group(2)
 
 
 def _comment_of(rule: Sequence[str]) -> str | None:

@@ -84,6 +84,32 @@ def observe(
     return netfilter.in_netns(netns_fd, _observe_here, lab, id, names)
 
 
+def labs(id: str) -> list[str]:
+    """The labs that have sysctls of this host namespace, by the file."""
+    return list(_load(id).labs)
+
+
+def stale_files(id: str) -> list[str]:
+    """Files beside the one of the labs, which a killed run left: its lock, what it was about to rename."""
+    if os.path.exists(_path(id, "json")) and labs(id):
+        return []
+    with suppress(OSError):
+        return [f"{rundir.RUN}/{name}" for name in sorted(os.listdir(rundir.RUN)) if _is_ours(name, id)]
+    return []
+
+
+def _is_ours(name: str, id: str) -> bool:
+    return name.startswith(f"host.{id}.")
+
+
+def tidy(id: str) -> None:
+    """Remove the stale files, while nobody else is at them."""
+    with _locked(id):
+        for path in stale_files(id):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+
 def _canonical(wanted: Mapping[str, str]) -> Values:
     return {_ALIASES.get(name, name): " ".join(value.split()) for name, value in wanted.items()}
 
@@ -261,7 +287,7 @@ def _locked(id: str) -> Iterator[None]:
 def _open_lock(path: str) -> int:
     while True:
         try:
-            os.makedirs(rundir.RUN, exist_ok=True)
+            os.makedirs(rundir.RUN, mode=0o700, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             continue  # the last lab removed the directory in between
@@ -278,6 +304,8 @@ def _load(id: str) -> _Store:
             raw: dict[str, Any] = json.load(stream)
     except (FileNotFoundError, ValueError):
         return _recovered(id)
+    if raw.get("boot_id") != rundir.boot_id():  # what it tells of went with that boot
+        return _recovered(id)
     saved = {name: _Saved(item["previous"], item["written"]) for name, item in raw["saved"].items()}
     return _Store(raw["labs"], saved)
 
@@ -289,7 +317,8 @@ def _save(id: str, store: _Store) -> None:
             os.unlink(path)
         return
     saved = {name: {"previous": s.previous, "written": s.written} for name, s in store.saved.items()}
-    rundir.replace_file(path, json.dumps({"labs": store.labs, "saved": saved}, indent=1))
+    whole = {"boot_id": rundir.boot_id(), "labs": store.labs, "saved": saved}
+    rundir.replace_file(path, json.dumps(whole, indent=1))
 
 
 def _recovered(id: str) -> _Store:

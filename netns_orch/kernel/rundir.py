@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from typing import Any
 
@@ -26,6 +27,8 @@ NETNS = "/run/netns"
 _NETNS_MARK = "trusted.netorch"
 _SO_NETNS_COOKIE = 71
 _LOCK_POLL = 0.02
+_LOCK_TRANSIENT = 1.0
+"""For how many seconds at most somebody holds a lock and does not say who."""
 
 
 def host_id() -> str:
@@ -35,6 +38,7 @@ def host_id() -> str:
     return f"{int.from_bytes(raw, 'little'):x}"
 
 
+@cache
 def boot_id() -> str:
     """The kernel's id of this boot (random(4))."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
@@ -109,6 +113,28 @@ class LabDirectory:
         with suppress(FileNotFoundError):
             os.unlink(f"{self.path}/{file}")
 
+    def is_held(self) -> bool:
+        """Whether a process works on the lab now; it is not disturbed."""
+        try:
+            fd = os.open(f"{self.path}/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def clear(self) -> None:
+        """Remove all that is in it but the lock, which the caller holds."""
+        for entry in list(os.scandir(self.path)):
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(entry.path)
+            elif entry.name != "lock":
+                os.unlink(entry.path)
+
     @contextmanager
     def locked(self, doing: str, wait: float | None = None) -> Iterator[int]:
         """Hold the lab's lock; yields its descriptor, for children that must hold it too.
@@ -127,7 +153,8 @@ class LabDirectory:
             os.close(fd)
 
     def _acquire(self, wait: float | None) -> int:
-        deadline = time.monotonic() + (wait or 0)
+        begun = time.monotonic()
+        deadline = begun + (wait or 0)
         while True:
             fd = self._open_lock()
             try:
@@ -135,7 +162,9 @@ class LabDirectory:
             except BlockingIOError:
                 holder = _read_holder(fd)
                 os.close(fd)
-                if time.monotonic() >= deadline:
+                # Nobody's name: it is being taken, given back or only looked at just now.
+                patience = deadline if holder else max(deadline, begun + _LOCK_TRANSIENT)
+                if time.monotonic() >= patience:
                     raise _lock_held(self.name, holder) from None
                 time.sleep(_LOCK_POLL)
                 continue
@@ -156,8 +185,7 @@ class LabDirectory:
         """Remove the lab's directory; with the last lab all that labs shared, and the parent."""
         with _run_directory_held():
             remove_tree(self.path)
-            if not any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(RUN)):
-                _remove_shared()
+            _remove_shared_if_unused()
 
 
 def make_netns_directory() -> None:
@@ -194,9 +222,45 @@ def _run_directory_held() -> Iterator[None]:
         os.close(fd)
 
 
-def _remove_shared() -> None:
+def remove_shared() -> None:
+    """Remove /run/netorch, and /run/netns if netorch made it, where no lab is left in them."""
+    with _run_directory_held():
+        _remove_shared_if_unused()
+
+
+def is_ours_and_empty(directory: str) -> bool:
+    """Whether a directory is there that netorch made, and nothing in it."""
+    try:
+        os.getxattr(directory, _NETNS_MARK)
+        return not os.listdir(directory)
+    except OSError:
+        return False
+
+
+def netns_links() -> list[tuple[str, str]]:
+    """The names in /run/netns that point into directories of labs: (name, target)."""
+    found = []
     with suppress(OSError):
-        os.getxattr(NETNS, _NETNS_MARK)
+        for name in sorted(os.listdir(NETNS)):
+            with suppress(OSError):
+                target = os.readlink(f"{NETNS}/{name}")
+                if target.startswith(f"{RUN}/"):
+                    found.append((name, target))
+    return found
+
+
+def is_unused() -> bool:
+    """Whether no lab of any host namespace has a directory."""
+    try:
+        return not any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(RUN))
+    except OSError:
+        return True
+
+
+def _remove_shared_if_unused() -> None:
+    if not is_unused():
+        return
+    if is_ours_and_empty(NETNS):
         os.rmdir(NETNS)
     for entry in os.listdir(RUN):
         os.unlink(f"{RUN}/{entry}")

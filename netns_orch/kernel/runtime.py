@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from netns_orch.errors import KernelError, Where
 from netns_orch.kernel import idranges, init, interpreter, users
 from netns_orch.kernel import syscalls as sc
-from netns_orch.kernel.rundir import process_start_time, replace_file
+from netns_orch.kernel.rundir import boot_id, process_start_time, replace_file
 from netns_orch.resources import ContainerSpec, ProcessSpec
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -196,6 +196,7 @@ def _order_json(order: CreateOrder, number: int) -> str:
         "hostname": spec["hostname"],
         "digest": order.digest,
         "created": time.time(),
+        "boot_id": boot_id(),
         "capabilities": spec["capabilities"],
         "seccomp": str(order.seccomp) if order.seccomp else None,
         "user_namespace": spec["user_namespace"],

@@ -64,6 +64,12 @@ def host_id() -> str:
     return f"{int.from_bytes(raw, 'little'):x}"
 
 
+def _boot_id() -> str:
+    """As ``rundir.boot_id``: what an earlier boot left in the files is up no longer."""
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().decode().strip()
+
+
 class Lab:
     """One lab that is up: ``about`` is lab.json."""
 
@@ -99,6 +105,7 @@ class Lab:
 def labs_up(id: str | None = None) -> list[Lab]:
     """The labs of this host namespace, by name.  PermissionError where they may not be read."""
     suffix = f".{id or host_id()}"
+    boot = _boot_id()
     try:
         entries = sorted(os.listdir(RUN))
     except FileNotFoundError:
@@ -107,6 +114,6 @@ def labs_up(id: str | None = None) -> list[Lab]:
     for entry in entries:
         if entry.endswith(suffix):
             about = read_json(f"{RUN}/{entry}/lab.json")
-            if isinstance(about, dict):
+            if isinstance(about, dict) and about.get("boot_id", boot) == boot:
                 found.append(Lab(entry.removesuffix(suffix), f"{RUN}/{entry}", about))
     return found

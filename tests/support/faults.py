@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 from netns_orch import lab
 from netns_orch.errors import KernelError, NetorchError
@@ -17,6 +19,17 @@ from netns_orch.plan import Phase
 
 FAULTED = 3
 """Exit code: the fault came, and the run failed."""
+
+
+def faulted(what: str, step: int, kind: str, file: Path) -> int:
+    """Run with a fault; its exit code, negative where it was killed."""
+    from support.runner import ROOT
+
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    argv = [sys.executable, "-m", "support.faults", what, str(file), str(step), kind]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode in (0, FAULTED, -signal.SIGKILL), done.stderr
+    return done.returncode
 
 
 class Fault:

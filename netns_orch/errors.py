@@ -9,6 +9,7 @@ OS errors are translated once, at the edge (the room ``kernel/``), into these.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import NamedTuple
 
 EXIT_DONE = 0
@@ -19,6 +20,8 @@ EXIT_NOT_BUILT = 3
 EXIT_EXEC_FAILED = 125
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
+MOST_PROBLEMS = 100
+"""Of one lab file: a hostile one must not keep us busy, nor flood a terminal."""
 
 
 class Where(NamedTuple):
@@ -89,7 +92,7 @@ class KernelError(NetorchError):
 
 
 class LabFileError(NetorchError):
-    """The lab file is not valid; ``problems`` holds every one of them, in file order.
+    """The lab file is not valid; ``problems`` holds every one of them, in file order, but a hundred at most.
 
     Where all of them are the host's state and none is the file's, the exit code says failed, not invalid.
     """
@@ -97,8 +100,10 @@ class LabFileError(NetorchError):
     exit_code = EXIT_USAGE
 
     def __init__(self, problems: Iterable[NetorchError]) -> None:
-        self.problems = list(problems)
-        first = self.problems[0]
+        self.problems = list(islice(problems, MOST_PROBLEMS))
+        first, last = self.problems[0], self.problems[-1]
+        if len(self.problems) == MOST_PROBLEMS:
+            last.hint = "\n".join(filter(None, (last.hint, f"only {MOST_PROBLEMS} problems are shown")))
         super().__init__(first.what, where=first.where, hint=first.hint)
         if all(isinstance(problem, KernelError) for problem in self.problems):
             self.exit_code = EXIT_FAILED

@@ -3,94 +3,23 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.hostile import SEEDS, TOKENS, check, mutate
 from support.runner import ROOT
 
 from netns_orch import labfile
 from netns_orch.errors import LabFileError
 from netns_orch.labfile.format import SCALED
 
-EVERYTHING = (ROOT / "tests/cases/labfile-valid/everything.yaml").read_text(encoding="utf-8")
-SEEDS = [EVERYTHING.replace("scale: 100", "scale: 3")]
-SEEDS += [path.read_text(encoding="utf-8") for path in sorted((ROOT / "topologies").glob("*.yaml"))]
-SEEDS += [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("tests/cases/labfile/*/lab.yaml"))]
-TOKENS = [
-    *"[]{},:&*!|>'\"%@`#-?$\\\t\n\r \x00\x07\ud7ff\ue000",
-    *("é", "\U0001f600", "\u2028", "\x85", "\ufeff"),
-    *("null", "~", "true", "no", "010", "1e3", "10:10", "0x1", ".inf", "-1", "99999999999999999999999"),
-    *(
-        "${X}",
-        "${X:-}",
-        "$$",
-        "${",
-        "{n}",
-        "{{",
-        "}}",
-        "{name}",
-        "<<: *web",
-        "&a ",
-        "*a",
-        "!!str ",
-        "!!binary ",
-    ),
-    *("10.0.0.1/24", "fd00::1/64", "host", "host:eth0", "h", "h1", "red", "none", "auto", "all", "- ", ": "),
-    *(
-        "---\n",
-        "...\n",
-        "x-a: ",
-        "scale: 3",
-        "mesh: true",
-        "container:red",
-        "%d",
-        "..",
-        "/",
-        "\\x00",
-        '"\\0"',
-    ),
-]
 FUZZ = settings(
     derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck), max_examples=150
 )
-
-
-def check(text: str) -> None:
-    """Read it; every problem must have a place in the text."""
-    try:
-        labfile.loads(text, "lab.yaml", str(ROOT / "tests/cases/labfile-valid"), environ={})
-    except LabFileError as error:
-        lines = text.count("\n") + text.count("\r") + text.count("\x85") + text.count("\u2028") + 2
-        for problem in error.problems:
-            assert problem.where is not None
-            assert 1 <= problem.where.line <= lines
-            assert problem.where.column >= 1
-        assert str(error).startswith("error: ")
-
-
-def mutate(text: str, rng: random.Random) -> str:
-    """A few random cuts, copies and insertions."""
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(text) + 1)
-        what = rng.randrange(5)
-        if what == 0:
-            text = text[:at] + rng.choice(TOKENS) + text[at:]
-        elif what == 1:
-            text = text[:at] + text[at + rng.randint(1, 12) :]
-        elif what == 2:
-            text = text[:at] + rng.choice(TOKENS) + text[at + rng.randint(1, 12) :]
-        elif what == 3:
-            lines = text.split("\n")
-            lines.insert(rng.randrange(len(lines)), rng.choice(lines))
-            text = "\n".join(lines)
-        else:
-            lines = text.split("\n")
-            row = rng.randrange(len(lines))
-            lines[row] = " " * rng.randrange(6) + lines[row].lstrip()
-            text = "\n".join(lines)
-    return text
 
 
 @FUZZ
@@ -144,3 +73,10 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
         path.write_bytes(rng.randbytes(rng.randint(1, 200)))
         with pytest.raises(LabFileError):
             labfile.load(path, environ={})
+
+
+def test_the_script_that_prints_the_figures() -> None:
+    command = [sys.executable, ROOT / "scripts/fuzz", "500", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert "500 mutated files: " in done.stdout
+    assert " 0 bad;" in done.stdout, done.stderr

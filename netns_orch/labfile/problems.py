@@ -6,10 +6,8 @@ Must not: know the format.
 
 from __future__ import annotations
 
-from netns_orch.errors import LabFileError, NetorchError, Where
+from netns_orch.errors import MOST_PROBLEMS, LabFileError, NetorchError, Where
 
-MOST_PROBLEMS = 100
-"""A file with more is not read on: a hostile one must not keep us busy."""
 _LONGEST_PATH = 200
 
 
@@ -44,11 +42,7 @@ class Problems:
 
     def error(self) -> LabFileError:
         """All of them, by place, as one error."""
-        found = [self._found[key] for key in sorted(self._found)]
-        if len(found) >= MOST_PROBLEMS:
-            last = found[-1]
-            last.hint = "\n".join(filter(None, (last.hint, f"only {MOST_PROBLEMS} problems are shown")))
-        return LabFileError(found)
+        return LabFileError(self._found[key] for key in sorted(self._found))
 
 
 def refuse(what: str, hint: str | None = None, file: str | None = None) -> LabFileError:

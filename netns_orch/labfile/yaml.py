@@ -20,7 +20,7 @@ from netns_orch.labfile.problems import Problems
 
 MOST_BYTES = 8 << 20
 MOST_DEPTH = 64
-MOST_NODES = 300_000
+MOST_NODES = 200_000
 MOST_REPEATS = 100
 """Aliases may make a file this many times larger than it is written."""
 FREE_REPEATS = 10_000

@@ -6,6 +6,7 @@ Must not: speak to the kernel but through ``kernel.driver``; print anything.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,11 +64,17 @@ def load(
     name: str | None = None,
     variables: Mapping[str, str] | None = None,
     private: bool = False,
+    untrusted: bool = False,
 ) -> Topology:
-    """Read a lab file; LabFileError with every problem in it.  ``private`` overrules its ``netns``."""
+    """Read a lab file; LabFileError with every problem in it.  ``private`` overrules its ``netns``.
+
+    ``untrusted`` (always, with NETORCH_UNTRUSTED in the environment): it is a stranger's, and must not reach
+    the host (``labfile.untrusted``).
+    """
     from netns_orch import labfile
 
-    topology = labfile.load(file, name=name, variables=variables)
+    untrusted = untrusted or os.environ.get("NETORCH_UNTRUSTED", "0") not in ("", "0")
+    topology = labfile.load(file, name=name, variables=variables, untrusted=untrusted)
     if name is not None:
         topology.marks.setdefault("name", Where(str(file), 1, 1, "name"))  # given, not taken from the stem
     if private:
@@ -470,6 +477,11 @@ def _refuse_other_file(topology: Topology, directory: LabDirectory) -> None:
     """Two files of the same stem are two labs: one must not turn the other into itself by accident."""
     there = directory.read_json("lab.json") or {}
     other, name_given = there.get("file"), "name" in topology.marks
+    if topology.untrusted and there and other != topology.file:
+        raise UsageError(
+            f"a lab {topology.name} is already up, from {other}, and a stranger's file can't change it",
+            hint=f"netorch up --untrusted --name NAME {topology.file}",
+        )
     if name_given or not other or not topology.file or topology.name != Path(topology.file).stem:
         return
     if other != topology.file and Path(other).exists():

@@ -72,9 +72,15 @@ class FakeLab:
             raise self.error
 
     def load(
-        self, file: Any, *, name: str | None = None, variables: Any = None, private: bool = False
+        self,
+        file: Any,
+        *,
+        name: str | None = None,
+        variables: Any = None,
+        private: bool = False,
+        untrusted: bool = False,
     ) -> Any:
-        self._called("load", str(file), name, variables)
+        self._called("load", str(file), name, variables, *(["untrusted"] if untrusted else []))
         return SimpleNamespace(
             name=name or Path(file).stem, containers={"red": 1, "blue": 2}, bridges={"br0": 1}, links=[1, 2]
         )

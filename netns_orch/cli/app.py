@@ -14,7 +14,7 @@ import typer
 from typer import Argument, Option
 
 from netns_orch import __version__
-from netns_orch.cli import changes, choose, gc, link, operate, views
+from netns_orch.cli import capture, changes, choose, gc, link, operate, views
 from netns_orch.cli.output import Progress, error_text, note, out, out_bytes, out_json, plan_line, warn
 from netns_orch.cli.usage import CLICK_USAGE_ERROR, Command, Group, translated
 from netns_orch.cli.words import (
@@ -32,6 +32,7 @@ from netns_orch.cli.words import (
     Private,
     Text,
     Texts,
+    Untrusted,
     Var,
     Wait,
 )
@@ -71,11 +72,14 @@ def run(arguments: list[str]) -> int:
     return code if isinstance(code, int) else EXIT_DONE
 
 
-def _load(word: str | None, name: str | None, var: list[str] | None, *, private: bool = False) -> Topology:
+def _load(
+    word: str | None, name: str | None, var: list[str] | None, *, private: bool, untrusted: bool
+) -> Topology:
     from netns_orch import lab
 
     file, lab_name = choose.lab_file(word)
-    return lab.load(file, name=name or lab_name, variables=choose.variables(var or []), private=private)
+    variables = choose.variables(var or [])
+    return lab.load(file, name=name or lab_name, variables=variables, private=private, untrusted=untrusted)
 
 
 @app.callback(invoke_without_command=True)
@@ -127,6 +131,7 @@ def up(
     name: Name = None,
     var: Var = None,
     private: Private = False,
+    untrusted: Untrusted = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Only show what would be done, as plan does.")] = False,
     keep_failed: Annotated[
         bool, Option("--keep-failed", help="Leave a failed lab as it is, to look at it.")
@@ -167,7 +172,7 @@ def up(
         choose.time_to_live("--ttl", ttl),
         choose.process("--owner-pid", owner_pid),
     )
-    topology = _load(file, name, var, private=private)
+    topology = _load(file, name, var, private=private, untrusted=untrusted)
     choose.require_root()
     if dry_run:
         _show_plan(topology, json=json)
@@ -257,6 +262,7 @@ def plan(
     name: Name = None,
     var: Var = None,
     private: Private = False,
+    untrusted: Untrusted = False,
     format_: Annotated[
         str, Option("--format", metavar="FORMAT", help="table (default), json or shell.")
     ] = "table",
@@ -270,7 +276,7 @@ def plan(
     formats = ("table", "json", "shell")
     if format_ not in formats:
         raise UsageError(f"--format {format_}: no such format", hint=f"expected {', '.join(formats)}")
-    topology = _load(file, name, var, private=private)
+    topology = _load(file, name, var, private=private, untrusted=untrusted)
     choose.require_root()
     if format_ == "shell":
         _show_script(topology, json=json)
@@ -301,14 +307,21 @@ def _show_plan(topology: Topology, *, json: bool) -> None:
 
 
 @app.command("validate", cls=Command, rich_help_panel=BUILD)
-def validate(file: FileWord = None, name: Name = None, var: Var = None, json: Json = False) -> int:
+def validate(
+    file: FileWord = None,
+    name: Name = None,
+    var: Var = None,
+    untrusted: Untrusted = False,
+    json: Json = False,
+) -> int:
     """Check a lab file, also against this host; build nothing."""
     from netns_orch import lab
     from netns_orch.cli import render
 
     path, lab_name = choose.lab_file(file)
     try:
-        topology = lab.load(path, name=name or lab_name, variables=choose.variables(var or []))
+        variables = choose.variables(var or [])
+        topology = lab.load(path, name=name or lab_name, variables=variables, untrusted=untrusted)
         warnings = lab.validate(topology, host=choose.is_root())
     except LabFileError as error:
         if not json:
@@ -446,6 +459,7 @@ def inspect(
 
 operate.register_looks(app)
 views.register(app)
+capture.register(app)
 
 
 changes.register(app, LOOK)

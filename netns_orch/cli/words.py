@@ -29,4 +29,12 @@ Private = Annotated[
     bool,
     Option("--private", help="Bridges in a network namespace of the lab's own, as netns: private."),
 ]
+Untrusted = Annotated[
+    bool,
+    Option(
+        "--untrusted",
+        help="The file is a stranger's: refuse all in it that reaches the host.\n"
+        "NETORCH_UNTRUSTED=1 in the environment does the same.",
+    ),
+]
 Wait = Annotated[Text, Option("--wait", metavar="TIME", help="Wait so long for another netorch on this lab.")]

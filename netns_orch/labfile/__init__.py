@@ -2,7 +2,8 @@
 
 Owns: the format.  YAML with marks and limits (``yaml``, ``nodes``), types (``fields``, ``units``,
 ``addresses``, ``short``), keys (``format``, ``network``, ``probes``), expansion (``variables``, ``expand``),
-the JSON Schema (``schema``), and what of it is not built yet (``notbuilt``).  ``model`` is what comes out.
+the JSON Schema (``schema``), what a stranger's file may not ask for (``untrusted``), and what of it is not
+built yet (``notbuilt``).  ``model`` is what comes out.
 Must not: look at the host, or choose an address.
 
 Nothing is imported here: the functions below fetch their modules when they are called.
@@ -25,11 +26,12 @@ def load(
     variables: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
     name: str | None = None,
+    untrusted: bool = False,
 ) -> Topology:
     """The lab of the file at ``path``; LabFileError holds every problem.  See ``reader.load``."""
     from netns_orch.labfile import reader
 
-    return reader.load(path, variables=variables, environ=environ, name=name)
+    return reader.load(path, variables=variables, environ=environ, name=name, untrusted=untrusted)
 
 
 def loads(
@@ -40,11 +42,14 @@ def loads(
     variables: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
     name: str | None = None,
+    untrusted: bool = False,
 ) -> Topology:
     """The lab that ``text`` describes.  See ``reader.loads``."""
     from netns_orch.labfile import reader
 
-    return reader.loads(text, file, directory, variables=variables, environ=environ, name=name)
+    return reader.loads(
+        text, file, directory, variables=variables, environ=environ, name=name, untrusted=untrusted
+    )
 
 
 def unbuilt(topology: Topology) -> list[NetorchError]:

@@ -65,13 +65,22 @@ class Context:
         self.problems = problems
         self.file = problems.file
         self.directory = directory
+        self.untrusted = False
+        """Whether the file is a stranger's, who must not reach what is not the file's own."""
         self.nodes = Nodes()
+        self.hosts: list[tuple[str, Where]] = []
+        """Host names that checks ask for, with their places."""
         self.templates = True
         """False where no text of the file can hold a template: none is looked for."""
 
     def absolute(self, path: str) -> str:
         """A path of the file, seen from the file's directory."""
         return posixpath.normpath(posixpath.join(self.directory, path))
+
+    def owns(self, path: str) -> bool:
+        """Whether a path lies in the file's directory, wherever links lead; nothing does where that is /."""
+        directory, path = (posixpath.realpath(each) for each in (self.directory, path))
+        return directory != "/" and posixpath.commonpath((directory, path)) == directory
 
     def note(self, where: Where, wrong: Wrong) -> None:
         """Add a problem at a place."""

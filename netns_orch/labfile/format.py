@@ -92,6 +92,9 @@ COMMAND = ByKind(
 
 def _env_file(text: Any, ctx: Context, where: Where) -> dict[str, str]:
     path = ctx.absolute(text)
+    if ctx.untrusted and not (ctx.owns(path) and Path(path).is_file()):
+        what = f"{shown(text)} is no file of the lab's own directory"
+        raise Wrong(what, "copy it beside the lab file: --untrusted keeps that from all others")
     try:
         with Path(path).open("rb") as file:
             data = file.read(_MOST_ENV_BYTES + 1)

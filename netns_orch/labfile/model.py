@@ -428,6 +428,8 @@ class Topology(Marked):
     checks: list[Check] = field(default_factory=list)
     scenario: list[Step] = field(default_factory=list)
     link_local: bool | None = None
+    untrusted: bool = False
+    """Read as a stranger's: what reaches the host was refused, and the rest is confined."""
 
     def members(self, name: str) -> list[str]:
         """The containers that ``name`` stands for: itself, or those of a scaled group."""

@@ -20,6 +20,7 @@ from netns_orch.labfile.fields import Context
 from netns_orch.labfile.model import Topology
 from netns_orch.labfile.problems import Problems, TooMany, refuse
 from netns_orch.labfile.units import Wrong
+from netns_orch.labfile.untrusted import confine
 from netns_orch.labfile.variables import fill_variables
 
 
@@ -29,14 +30,18 @@ def load(
     variables: Dict[str, str] | None = None,
     environ: Dict[str, str] | None = None,
     name: str | None = None,
+    untrusted: bool = False,
 ) -> Topology:
     """The lab of the file at ``path``.  ``variables`` go before ``environ`` (None: the process's own).
 
-    ``name`` stands in place of the file's.  LabFileError holds every problem, by place.
+    ``name`` stands in place of the file's.  ``untrusted``: it is a stranger's, who must not reach the host
+    (``labfile.untrusted``).  LabFileError holds every problem, by place.
     """
     text = _read(path)
     directory = str(Path(path).absolute().parent)
-    lab = loads(text, str(path), directory, variables=variables, environ=environ, name=name)
+    lab = loads(
+        text, str(path), directory, variables=variables, environ=environ, name=name, untrusted=untrusted
+    )
     lab.file = str(Path(path).absolute())
     return lab
 
@@ -49,6 +54,7 @@ def loads(
     variables: Dict[str, str] | None = None,
     environ: Dict[str, str] | None = None,
     name: str | None = None,
+    untrusted: bool = False,
 ) -> Topology:
     """The lab that ``text`` describes; ``file`` is how errors call it, paths in it are of ``directory``."""
     if name is not None:
@@ -57,17 +63,27 @@ def loads(
     lab = None
     with _no_collection(), contextlib.suppress(yaml.Unreadable, TooMany):
         ctx = Context(problems, directory)
+        ctx.untrusted = untrusted
         root = yaml.compose(text, problems)
         if root is None or root.null:
             raise refuse("the file is empty", "`netorch init` writes an example", file)
         ctx.templates = any(sign in text for sign in ("{n", "{{", "}}", "$", "\\"))
         if "$" in text:
-            fill_variables(root, {**(os.environ if environ is None else environ), **(variables or {})}, ctx)
+            fill_variables(root, {**_environment(environ, untrusted), **(variables or {})}, ctx)
         stem = Path(file).stem.removesuffix(".netorch")
         lab = topology(root, ctx, name, stem)
+        if untrusted and lab is not None:
+            confine(lab, ctx)
     if lab is None or len(problems):
         raise problems.error()
     return lab
+
+
+def _environment(given: Dict[str, str] | None, untrusted: bool) -> Dict[str, str]:
+    """What ``${VAR}`` may stand for; a stranger is not to learn what is in the user's environment."""
+    if untrusted:
+        return {}
+    return os.environ if given is None else given
 
 
 @contextlib.contextmanager

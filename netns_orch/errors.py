@@ -122,6 +122,10 @@ class PermissionNeeded(NetorchError):
     """The rights are missing; the hint holds the whole ``sudo`` line."""
 
 
+class CommandFailed(NetorchError):
+    """A command in a container did not exit 0, or not in time; ``details`` is what it said."""
+
+
 class LockHeld(NetorchError):
     """Another process works on this lab."""
 

@@ -58,8 +58,13 @@ ALLOWED = {
     "operate": {"lab", "kernel", "resources", "errors"},
     "uplink": {"resources", "errors"},
     "cables": {"lab", "engine", "plan", "journal", "labfile", "kernel", "resources", "errors"},
+    "capture": {"lab", "kernel", "resources", "errors"},
+    "checks": {"lab", "views", "trace", "labfile", "kernel", "resources", "errors"},
+    "api": {"lab", "cables", "operate", "checks", "capture", "labfile", "kernel", "errors"},
     "cli": {
         "lab",
+        "checks",
+        "capture",
         "operate",
         "collect",
         "cables",

@@ -13,7 +13,8 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from netns_orch.errors import KernelError
@@ -55,7 +56,43 @@ def enter_netns(fd: int) -> None:
     """Move the calling thread into the namespace ``fd`` (setns(2)); only for threads of ``run_in_thread``."""
     if threading.current_thread() is threading.main_thread():
         raise RuntimeError("the main thread never changes its namespaces")
-    if _libc().setns(fd, CLONE_NEWNET) != 0:
+    _setns(fd)
+
+
+@contextmanager
+def visiting(pid: int) -> Iterator[None]:
+    """Within the block the calling thread, whichever it is, is in the network namespace of ``pid``.
+
+    For programs that open sockets of their own there; netorch itself uses ``run_in_thread``.
+    Raises KernelError where the process is gone, or the right (CAP_SYS_ADMIN) is missing.
+    """
+    with ExitStack() as descriptors:
+        try:
+            home, there = (
+                descriptors.enter_context(_closing(os.open(path, os.O_RDONLY | os.O_CLOEXEC)))
+                for path in ("/proc/thread-self/ns/net", f"/proc/{pid}/ns/net")
+            )
+            _setns(there)
+        except OSError as error:
+            raise KernelError(
+                f"can't enter the network namespace of process {pid}: {error.strerror}", errno=error.errno
+            ) from None
+        try:
+            yield
+        finally:
+            _setns(home)
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _setns(descriptor: int) -> None:
+    if _libc().setns(descriptor, CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), "setns")
 

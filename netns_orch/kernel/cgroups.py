@@ -99,7 +99,7 @@ class Hierarchies:
             made = [(hierarchy, f"{directory}/{after.container}") for hierarchy, directory in directories]
             for _, path in made:
                 with suppress(FileExistsError):
-                    os.mkdir(path)
+                    os.mkdir(path, 0o755)
             self._write_limits(made, after, before=before if before.intact else None)
 
     def paths(self, lab: str, id: str, container: str) -> Paths:
@@ -382,7 +382,7 @@ def _asked(mark: str, name: str, desired: Mapping[str, Resource]) -> Cgroup:
 
 def _make_or_take(path: str, container: str) -> None:
     try:
-        os.mkdir(path)
+        os.mkdir(path, 0o755)
     except FileExistsError:
         if files.pids_below(path):
             raise KernelError(

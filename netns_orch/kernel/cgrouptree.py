@@ -96,7 +96,7 @@ def _make_marked(parent: str, name: str, mark: str, *, must_be_ours: bool = True
             )
         return
     files.set_mark(parent, name, ".making")
-    os.mkdir(path)
+    os.mkdir(path, 0o755)
     files.set_mark(path, mark)
     files.remove_mark(parent, ".making")
 
@@ -204,7 +204,7 @@ def _step_aside(base: str, parent: str) -> bool:
         return False
     leaf = f"{parent}/{LEAF}"
     with suppress(FileExistsError):
-        os.mkdir(leaf)
+        os.mkdir(leaf, 0o755)
     for pid in pids:
         with suppress(ProcessLookupError):
             files.write(f"{leaf}/cgroup.procs", str(pid))

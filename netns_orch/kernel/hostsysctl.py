@@ -288,6 +288,7 @@ def _open_lock(path: str) -> int:
     while True:
         try:
             os.makedirs(rundir.RUN, mode=0o700, exist_ok=True)
+            rundir.refuse_others(rundir.RUN)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             continue  # the last lab removed the directory in between

@@ -45,7 +45,7 @@ def make(directory: str, layer: Layer) -> None:
     path = _path(directory, layer.id)
     try:
         rundir.remove_tree(path)
-        os.makedirs(path, mode=0o700)
+        rundir.make_directories(path)
         found: dict[str, Any] = {
             "source": layer.source,
             "stamp": layer.stamp,
@@ -122,7 +122,7 @@ def _make_parts(path: str, layer: Layer) -> list[str]:
 
 
 def _make(path: str) -> int:
-    os.mkdir(path)
+    os.mkdir(path, 0o755)
     os.chmod(path, 0o755)
     return os.open(path, _DIRECTORY)
 

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -64,14 +65,14 @@ class LabDirectory:
     def make_container(self, name: str) -> str:
         """The directory of one container, made where it is missing."""
         path = self.container(name)
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        make_directories(path)
         return path
 
     def make_volume(self, name: str) -> str:
         """The directory of a named volume, made where it is missing; it lives as long as the lab."""
         path = f"{self.path}/volumes/{name}"
         if not os.path.isdir(path):
-            os.makedirs(path, mode=0o700, exist_ok=True)
+            make_directories(path)
             os.chmod(path, 0o755)
         return path
 
@@ -194,7 +195,9 @@ def make_netns_directory() -> None:
         try:
             os.mkdir(NETNS, 0o755)
         except FileExistsError:
+            refuse_others(NETNS)
             return
+        os.chmod(NETNS, 0o755)
         with suppress(OSError):  # a /run without extended attributes keeps an empty directory
             os.setxattr(NETNS, _NETNS_MARK, b"made by netorch")
 
@@ -205,6 +208,7 @@ def _run_directory_held() -> Iterator[None]:
     while True:
         try:
             os.makedirs(RUN, mode=0o700, exist_ok=True)
+            refuse_others(RUN)
             fd = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue  # the last lab's `down` removed it in between
@@ -276,13 +280,46 @@ def _same_file(fd: int, path: str) -> bool:
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
-def replace_file(path: str, text: str) -> None:
-    """Write a temporary file beside ``path`` and rename it over: atomic for every reader."""
-    temporary = f"{path}.{os.getpid()}.new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def refuse_others(directory: str) -> None:
+    """KernelError where a directory is there that somebody else made, can change, or leads elsewhere.
+
+    /run is root's on every distribution; where it is not, who came first must not choose what root reads.
+    """
     try:
-        with open(fd, "w", encoding="utf-8", errors="surrogatepass") as stream:
-            stream.write(text)
+        found = os.stat(directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(found.st_mode):
+        what = "is a symbolic link"
+    elif not stat.S_ISDIR(found.st_mode):
+        what = "is no directory"
+    elif found.st_uid not in (0, os.geteuid()):
+        what = f"is not root's, but user {found.st_uid}'s"
+    elif found.st_mode & 0o022:
+        what = f"can be written by others (mode {stat.S_IMODE(found.st_mode):04o})"
+    else:
+        return
+    raise KernelError(
+        f"{directory} {what}: netorch does not use it", hint="look at what is there, and remove it"
+    )
+
+
+def make_directories(path: str) -> None:
+    """Make a directory and those above it that are missing, for root alone, whatever the umask is."""
+    if not os.path.isdir(path):
+        make_directories(os.path.dirname(path))
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+
+
+def replace_file(path: str, content: str | bytes) -> None:
+    """Write a temporary file beside ``path`` and rename it over: atomic for every reader."""
+    temporary = f"{path}.{os.urandom(8).hex()}.new"
+    raw = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        with open(os.open(temporary, flags, 0o600), "wb") as stream:
+            stream.write(raw)
         os.replace(temporary, path)
     except OSError as error:
         with suppress(OSError):
@@ -292,6 +329,7 @@ def replace_file(path: str, text: str) -> None:
 
 def lab_directories(id: str | None = None) -> list[LabDirectory]:
     """The labs that have a directory, by name; of one host namespace where ``id`` is given."""
+    refuse_others(RUN)
     try:
         entries = sorted(os.listdir(RUN))
     except (FileNotFoundError, PermissionError):

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from netns_orch.errors import KernelError, Where
 from netns_orch.kernel import idranges, init, interpreter, users
 from netns_orch.kernel import syscalls as sc
-from netns_orch.kernel.rundir import boot_id, process_start_time, replace_file
+from netns_orch.kernel.rundir import boot_id, make_directories, process_start_time, replace_file
 from netns_orch.resources import ContainerSpec, ProcessSpec
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -212,10 +212,10 @@ def _order_json(order: CreateOrder, number: int) -> str:
     if isinstance(join, int):
         join = f"/proc/{os.getpid()}/fd/{join}"
     directory = order.directory
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (directory / "hostname").write_text(spec["hostname"] + "\n", encoding="utf-8")
-    for name in ("hosts", "resolv.conf"):
+    make_directories(str(directory))
+    for name in ("hosts", "resolv.conf", "hostname"):
         (directory / name).touch(mode=0o644)
+    (directory / "hostname").write_text(spec["hostname"] + "\n", encoding="utf-8")
     for name in ("hosts", "resolv.conf", "hostname"):
         (directory / name).chmod(0o644)
     return json.dumps(

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from netns_orch.errors import KernelError, NetorchError, Where
+from netns_orch.kernel.rundir import replace_file
 
 DEFAULT_PROFILE = Path(__file__).with_name("seccomp_default.json")
 _NESTING = ["pivot_root"]
@@ -104,9 +105,7 @@ def keep(directory: Path, profile: str, capabilities: Iterable[str], *, nesting:
     try:
         if path.exists() and path.read_bytes() == program:
             return path
-        temporary = path.with_suffix(f".{os.getpid()}.new")
-        temporary.write_bytes(program)
-        temporary.replace(path)
+        replace_file(str(path), program)
     except OSError as error:
         raise KernelError(f"{path}: {error.strerror}", errno=error.errno) from error
     return path

@@ -103,17 +103,23 @@ class Lab:
 
 
 def labs_up(id: str | None = None) -> list[Lab]:
-    """The labs of this host namespace, by name.  PermissionError where they may not be read."""
+    """The labs of this host namespace, by name.  PermissionError where they may not be read.
+
+    None where the run directory is not root's alone: ``rundir`` says so, here they are just not trusted.
+    """
     suffix = f".{id or host_id()}"
     boot = _boot_id()
     try:
+        found = os.lstat(RUN)
+        if found.st_mode & 0o170022 != 0o040000 or found.st_uid not in (0, os.geteuid()):
+            return []
         entries = sorted(os.listdir(RUN))
     except FileNotFoundError:
         return []
-    found = []
+    labs = []
     for entry in entries:
         if entry.endswith(suffix):
             about = read_json(f"{RUN}/{entry}/lab.json")
             if isinstance(about, dict) and about.get("boot_id", boot) == boot:
-                found.append(Lab(entry.removesuffix(suffix), f"{RUN}/{entry}", about))
-    return found
+                labs.append(Lab(entry.removesuffix(suffix), f"{RUN}/{entry}", about))
+    return labs

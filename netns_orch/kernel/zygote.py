@@ -295,7 +295,8 @@ def _record(order: dict[str, Any], first: clone.First) -> int:
         start_time = int(file.read().rpartition(b")")[2].split()[19])
     directory = order["directory"]
     about = {"pid": first.pid, "start_time": start_time, "first_id": first.first_id}
-    with open(f"{directory}/container.json", "w", encoding="utf-8") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open(os.open(f"{directory}/container.json", flags, 0o600), "w", encoding="utf-8") as file:
         json.dump(order["record"] | about, file)
     link = f"{directory}/netns"
     if os.path.islink(link):
@@ -330,6 +331,7 @@ def _silent(*_: object) -> None:
 
 def main(channel: int) -> None:
     """Serve orders until the other side closes."""
+    os.umask(0o022)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a container: the kernel reaps
     inherited = [int(name) for name in os.listdir("/proc/self/fd") if int(name) != channel]
     stream = socket.socket(fileno=channel)

@@ -6,7 +6,7 @@ the kernel; print.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ from netns_orch.resources import Qdisc, State
 if TYPE_CHECKING:
     from netns_orch.kernel.driver import LabKernel
     from netns_orch.labfile.model import Topology
-    from netns_orch.trace import NodeFacts, Path, Verdict
+    from netns_orch.trace import Lost, NodeFacts, Path, Verdict
 
 _MOST_DELAY = 2.0
 GRAPH_FORMATS = ("text", "mermaid", "dot", "svg", "html")
@@ -73,6 +73,21 @@ def path(
     return PathReport(lab, predicted, _measure(kernel, applied.state, question, predicted))
 
 
+def lost(lab: str, source: str, address: str, send: Callable[[str], None] | None = None) -> Lost | None:
+    """Where a packet from a node to an address is lost in a lab that is up; None where nothing is found.
+
+    ``send`` sends to the address, in the place of pings, what rules on the way are to count: it is what got
+    no answer, although pings may.
+    """
+    kernel, applied = labs.known(lab)
+    try:
+        question = _question(applied.state, source, address, None)
+        predicted = question.predict(applied.state)
+        return _measure(kernel, applied.state, question, predicted, send).lost
+    finally:
+        kernel.close()
+
+
 def path_of_file(
     topology: Topology, source: str, destination: str, *, family: int | None = None
 ) -> PathReport:
@@ -108,8 +123,17 @@ def _question(state: State, source: str, destination: str, family: int | None) -
     return _Question(node, address if address == source else None, target)
 
 
-def _measure(kernel: LabKernel, applied: State, question: _Question, predicted: Path) -> Verdict:
-    """Probe, and hold it against what the file, and what the kernel's own state predicts."""
+def _measure(
+    kernel: LabKernel,
+    applied: State,
+    question: _Question,
+    predicted: Path,
+    send: Callable[[str], None] | None = None,
+) -> Verdict:
+    """Probe, and hold it against what the file, and what the kernel's own state predicts.
+
+    With ``send``, answers to pings don't count: it is something else that has got none.
+    """
     from netns_orch import trace
     from netns_orch.kernel import probe
 
@@ -119,10 +143,12 @@ def _measure(kernel: LabKernel, applied: State, question: _Question, predicted: 
     owners = {a.address: trace.endpoint(observed, a.address)[0] for a in answers if a.address}
     heard = frozenset(owner for owner in owners.values() if owner)
     predicted, found = question.predict(applied, heard), question.predict(observed, heard)
+    if send is not None:
+        answers = [answer for answer in answers if answer.kind != "reply"]
     facts = {}
     if not any(answer.kind == "reply" for answer in answers):
         ways = (predicted.there, predicted.back, found.there, found.back)
-        facts = _facts(kernel, question, trace.nodes_of(*ways))
+        facts = _facts(kernel, question, trace.nodes_of(*ways), send)
     return trace.judge(predicted, found, [trace.Measured(*answer) for answer in answers], owners, facts)
 
 
@@ -133,14 +159,20 @@ def _delay(state: State) -> float:
 
 
 def _facts(
-    kernel: LabKernel, question: _Question, nodes: Sequence[str]
+    kernel: LabKernel,
+    question: _Question,
+    nodes: Sequence[str],
+    send: Callable[[str], None] | None = None,
 ) -> dict[str, tuple[NodeFacts, NodeFacts]]:
     """What the nodes on the way counted while some packets were sent, and whom they did not find."""
     from netns_orch.kernel import probe
 
     family = 6 if ":" in question.dst else 4
     before = {node: _look(kernel, node, family) for node in nodes}
-    kernel.inside(question.node, probe.burst, question.src, question.dst)
+    if send is not None:
+        send(question.dst)
+    else:
+        kernel.inside(question.node, probe.burst, question.src, question.dst)
     return {node: (facts, _look(kernel, node, family)) for node, facts in before.items()}
 
 

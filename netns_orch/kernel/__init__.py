@@ -7,6 +7,7 @@
   ``enter`` and ``session`` (``exec``), ``interpreter`` (all they see of ours), ``cgroups`` (what they may
   use).
 - network: ``netlink`` and ``messages`` (bytes), ``network`` (changes), ``netobserve`` (what is there).
+- checks: ``prober`` (the way in), ``probes`` and ``stream`` (packets that ask), and what they are made of.
 - the host: ``hosttable`` and ``forwarding`` (nft), ``hostsysctl``, ``facts``, ``rundir`` (files and locks),
   ``leftovers`` (what bears our marks, and whose it is).
 

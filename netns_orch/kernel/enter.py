@@ -362,16 +362,17 @@ def run(
     timeout: float | None = None,
     input: bytes | None = None,
     cancelled: threading.Event | None = None,
+    apart: bool = False,
 ) -> CompletedRun:
     """Run a program in a container to its end, from a process that may be large and have threads.
 
-    ``directory`` is the container's; stdout and stderr come back as one.  After ``timeout`` seconds, or once
-    it is ``cancelled``, its process group is killed.  A program that can't be run is a result too: 125 to
-    127, the reason as output.
+    ``directory`` is the container's; stdout and stderr come back as one, or ``apart``.  After ``timeout``
+    seconds, or once it is ``cancelled``, its process group is killed.  A program that can't be run is a
+    result too: 125 to 127, the reason as output.
     """
     from netns_orch.kernel import inside
 
-    return inside.run(str(directory), argv, env or {}, cwd, user, timeout, input, cancelled)
+    return inside.run(str(directory), argv, env or {}, cwd, user, timeout, input, cancelled, apart)
 
 
 def _candidates(program: bytes, path: bytes) -> list[bytes]:

@@ -33,12 +33,15 @@ _CANCEL_POLL = 50
 
 
 class CompletedRun:
-    """The exit code (124: killed after the time-out; 128+n: by signal n) and the output."""
+    """The exit code (124: killed after the time-out; 128+n: by signal n) and the output.
 
-    __slots__ = ("code", "output", "timed_out")
+    ``errors`` is its stderr where that was asked for apart; else both are in ``output``.
+    """
 
-    def __init__(self, code: int, output: bytes, timed_out: bool = False) -> None:
-        self.code, self.output, self.timed_out = code, output, timed_out
+    __slots__ = ("code", "errors", "output", "timed_out")
+
+    def __init__(self, code: int, output: bytes, timed_out: bool = False, errors: bytes = b"") -> None:
+        self.code, self.output, self.timed_out, self.errors = code, output, timed_out, errors
 
 
 def run(
@@ -50,6 +53,7 @@ def run(
     timeout: float | None,
     input: bytes | None,
     cancelled: threading.Event | None,
+    apart: bool,
 ) -> CompletedRun:
     """As ``enter.run``.  Raises KernelError where the helper itself fails."""
     import subprocess
@@ -64,6 +68,7 @@ def run(
         "user": user,
         "timeout": timeout,
         "input": None if input is None else b64encode(input).decode(),
+        "apart": apart,
     }
     command = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
     tree = interpreter.protected()
@@ -86,7 +91,8 @@ def run(
     if not answer:
         raise KernelError(f"the process that enters {directory} ended with code {helper.returncode}")
     result: dict[str, Any] = json.loads(answer)
-    return CompletedRun(result["code"], b64decode(result["output"]), result["timed_out"])
+    output, errors = b64decode(result["output"]), b64decode(result["errors"])
+    return CompletedRun(result["code"], output, result["timed_out"], errors)
 
 
 def _answers(descriptor: int, cancelled: threading.Event) -> bool:
@@ -105,6 +111,7 @@ def _serve(line: bytes) -> bytes:
     """The helper's work: run one order, its answer."""
     order = json.loads(line)
     output = session.Collected(OUTPUT_LIMIT)
+    errors = session.Collected(OUTPUT_LIMIT) if order["apart"] else None
 
     def program() -> enter.Program:
         return enter.Program(
@@ -116,14 +123,19 @@ def _serve(line: bytes) -> bytes:
         )
 
     stdin = None if order["input"] is None else _in_memory(b64decode(order["input"]))
-    job = session.Job(program, output, stdin=stdin, timeout=order["timeout"])
+    job = session.Job(program, output, errors, stdin=stdin, timeout=order["timeout"])
     with session.Signals() as signals:
         session.Crowd([job], 1).run(signals, stop=0)
     if job.failure is not None:
         hint = f"\nhint: {job.failure.hint}" if job.failure.hint else ""
-        output.data = bytearray(f"{job.failure.what}{hint}\n".encode())
+        (errors or output).data = bytearray(f"{job.failure.what}{hint}\n".encode())
     code = 124 if job.timed_out else job.code
-    answer = {"code": code, "output": b64encode(output.data).decode(), "timed_out": job.timed_out}
+    answer = {
+        "code": code,
+        "output": b64encode(output.data).decode(),
+        "errors": b64encode(errors.data if errors else b"").decode(),
+        "timed_out": job.timed_out,
+    }
     return json.dumps(answer).encode() + b"\n"
 
 

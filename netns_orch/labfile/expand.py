@@ -50,6 +50,7 @@ def topology(root: Node, ctx: Context, name: str | None, stem: str) -> Topology 
         bridge.name = bridge_name
     links = _links(values.pop("links", []), containers, bridges, ctx)
     _dependencies(containers, ctx)
+    _hosts_asked_for(containers, ctx)
     lab = name or values.pop("name", None) or _stem(stem, found)
     values.pop("name", None)
     return Topology(
@@ -273,6 +274,16 @@ def _dependencies(containers: dict[str, Container], ctx: Context) -> None:
         at = containers[circle[0]].mark("depends_on")
         if at:
             ctx.problems.at(at, f"depends_on goes round in a circle: {' -> '.join(circle)}")
+
+
+def _hosts_asked_for(containers: dict[str, Container], ctx: Context) -> None:
+    """A host of a URL without a dot is a name of the lab."""
+    known = {HOST, "localhost", *containers}
+    for container in containers.values():
+        known.update(container.extra_hosts, filter(None, [container.hostname]))
+    for name, where in ctx.hosts:
+        if "." not in name and name not in known:
+            ctx.note(where, ctx.nodes.unknown(name, "container", containers))
 
 
 def _pod(container: Container, containers: dict[str, Container], ctx: Context) -> None:

@@ -110,9 +110,24 @@ def _options(values: dict[str, Any], found: Found) -> dict[str, Any]:
 
 
 def _url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", line(text)):
+    if not (match := URL.fullmatch(line(text))) or not 0 < int(match["port"] or 80) < 65536:
         raise Wrong(f"expected a URL such as http://red/, got {shown(text)}")
     return text
+
+
+URL = re.compile(
+    r"(?P<scheme>https?)://(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s/:?#\[\]@]+))(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<path>[/?][^\s#]*)?"
+)
+"""What ``http`` can ask for: no user, no fragment."""
+
+
+def _asked(text: Any, ctx: Context, where: Where) -> str:
+    """Note the host of a URL: whether it means something is known once all containers are."""
+    match = URL.fullmatch(text)
+    if match and match["host"]:
+        ctx.hosts.append((match["host"], where))
+    return str(text)
 
 
 def _throughput(values: dict[str, Any], found: Found) -> dict[str, Any]:
@@ -171,7 +186,7 @@ KINDS: dict[str, Key] = {
             "Http",
             {
                 "from": _ENDS["from"],
-                "url": Key(Text(_url, "a URL"), "What is asked for."),
+                "url": Key(Built(Text(_url, "a URL"), _asked), "What is asked for."),
                 "status": Key(Int(100, 599, "an HTTP status"), "The answer's status; default 200."),
                 "body": Key(_REGEX, "A regular expression found in the body."),
             },
@@ -186,6 +201,7 @@ KINDS: dict[str, Key] = {
                 "from": _ENDS["from"],
                 "name": Key(Text(short.hostname, "a host name"), "The name looked up."),
                 "address": Key(OneOrMore(IP), "The addresses that it has."),
+                "server": Key(Targets(), "The DNS server to ask; default: as the container looks names up."),
             },
             ("from", "name", "address"),
         ),
@@ -212,9 +228,10 @@ KINDS: dict[str, Key] = {
         _kind(
             "Exec",
             {
-                "in": Key(_FROM, "The containers that it runs in."),
+                "in": Key(_FROM, "The containers (or host) that it runs in."),
                 "run": Key(ARGV, "The command: a list, or a string for a shell."),
                 "stdout": Key(_REGEX, "A regular expression found in its output."),
+                "stderr": Key(_REGEX, "A regular expression found in its error output."),
                 "code": Key(Int(0, 255, "an exit code"), "Its exit code; default 0."),
             },
             ("in", "run"),

@@ -4,7 +4,8 @@ Owns: what such a file may not ask for.  Must not: trust that the kernel's rooms
 
 Refused: the host's root and whatever lies outside of the lab's own directory, binds, devices, added
 capabilities, ``privileged``, ``nesting`` (it opens mounts and namespaces to the container), another seccomp
-profile, published ports, interfaces of the host's, ``host``, commands of a scenario that write files here,
+profile, published ports, interfaces of the host's, ``host``, commands of a check that run on the host, those
+of a scenario that write files here,
 words of rule sets that make the host's own iptables and nft read or run something.
 Forced: a user namespace for every container, and ``netns: private``, as a bridge on the host brings addresses
 and routes of the stranger's choice.  ``${VAR}`` is only what ``--var`` gives: the environment is not read.
@@ -61,6 +62,9 @@ def _refusals(topology: Topology, ctx: Context) -> Iterator[_Refusal]:
             if end.node == HOST:
                 what = f"a stranger's lab can't have the host's interface {shown(end.ifname or '')}"
                 yield _Refusal(end.where or link.where, what)
+    for check in (*topology.checks, *(check for step in topology.scenario for check in step.checks)):
+        if check.kind == "exec" and HOST in check.options["in"]:
+            yield _Refusal(check.where, "a stranger's check can't run a command on the host")
     for step in topology.scenario:
         if step.kind == "command" and step.argv[0] not in STEPS:
             what = f"a stranger's scenario can't run {shown(step.argv[0])}"

@@ -33,6 +33,7 @@ _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _SHARED = sc.CLONE_NEWNET | sc.CLONE_NEWUTS | sc.CLONE_NEWIPC | sc.CLONE_NEWCGROUP
 _INSIDE_NEEDS = ("SETPCAP", "SETUID", "SETGID", "KILL", "CHOWN", "SYS_RESOURCE")
 """What PID 1 needs beyond the container's own capabilities: to confine a command, end it, own its pipe."""
+_DECODER = json.JSONDecoder()
 _GO, _BUILT, _SPARED, _NOT_SPARED = b"go", b"built", b"s", b"n"
 
 
@@ -221,6 +222,7 @@ def outcome(site_report: int) -> dict[str, Any]:
     if text == _BUILT:
         return {}
     if text:
-        failure: dict[str, Any] = json.loads(text)
+        # Both may have failed by now, one because of the other: who reported first knows why.
+        failure: dict[str, Any] = _DECODER.raw_decode(text.decode())[0]
         return failure
     return {"errno": None, "what": "stay alive (it was killed)"}

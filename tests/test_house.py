@@ -59,7 +59,7 @@ ALLOWED = {
     "uplink": {"resources", "errors"},
     "cables": {"lab", "engine", "plan", "journal", "labfile", "kernel", "resources", "errors"},
     "capture": {"lab", "kernel", "resources", "errors"},
-    "checks": {"lab", "views", "trace", "labfile", "kernel", "resources", "errors"},
+    "checks": {"lab", "views", "trace", "capture", "plan", "labfile", "kernel", "resources", "errors"},
     "api": {"lab", "cables", "operate", "checks", "capture", "labfile", "kernel", "errors"},
     "cli": {
         "lab",

@@ -81,6 +81,23 @@ class Result:
         """Whether it is no failure."""
         return self.verdict in ("passed", "skipped")
 
+    @classmethod
+    def of_json(cls, row: Mapping[str, Any]) -> Result:
+        """The result that ``to_json`` told of."""
+        at = row["where"]
+        return cls(
+            name=row["name"],
+            kind=row["kind"],
+            verdict=row["result"],
+            seconds=row["seconds"],
+            lines=tuple(row["messages"]),
+            attempts=row["attempts"],
+            tags=tuple(row["tags"]),
+            where=Where(at["file"], at["line"], at["column"], at["path"]) if at else None,
+            figures=row["figures"],
+            trials=row["trials"],
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The result as data."""
         return {
@@ -93,7 +110,7 @@ class Result:
             "messages": list(self.lines),
             "figures": {key: round(value, 3) for key, value in self.figures.items()},
             "tags": list(self.tags),
-            "where": str(self.where) if self.where else None,
+            "where": self.where._asdict() if self.where else None,
         }
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,6 +33,7 @@ INTERVAL = 0.01
 """Seconds between two packets: the resolution of a measured outage."""
 _MOST_STREAMS = 64
 _FIRST_PACKETS = 0.1
+_COARSE = 5
 _COMMAND_WAIT = 120.0
 _LOOK = 0.05
 _PATIENCE = 0.5
@@ -46,8 +48,8 @@ def run_scenario(
     With ``tags`` all steps are run where one of their checks bears one, else none.  ``on_result`` is told
     each result as it comes.
     """
-    steps = topology.scenario
-    if tags and not any(set(tags) & set(check.tags) for step in steps for check in step.checks):
+    steps = wanted(topology, tags)
+    if not steps:
         return []
     results: list[Result] = []
     with open_bench(lab) as bench, ExitStack() as open_now:
@@ -62,6 +64,13 @@ def run_scenario(
             if on_result is not None:
                 on_result(results[-1])
     return results
+
+
+def wanted(topology: Topology, tags: Collection[str]) -> list[Step]:
+    """The steps to run: all, or none where none of their checks bears one of the tags."""
+    steps = topology.scenario
+    bear = any(set(tags) & set(check.tags) for step in steps for check in step.checks)
+    return steps if bear or not tags else []
 
 
 class _Player:
@@ -169,11 +178,11 @@ class _Player:
             return "passed", (f"no packet was lost ({watch.sent()} sent)",), {"outage_ms": 0.0}
         seconds = seen.longest.length(now)
         figures = {"outage_ms": seconds * 1000, "lost_packets": float(seen.longest.lost)}
-        told = f"{seen.longest.lost} of {watch.names[seen.which]}"
+        told = f"{seen.longest.lost} of {watch.names[seen.which]}{watch.coarseness(seen.which)}"
         if seen.longest.ended is None:
             lines = [f"still lost after {seconds:.2f} s ({told}), at most {within:g} s are allowed"]
             return "failed", (*lines, *watch.explain(seen.which)), figures
-        line = f"outage of {seconds * 1000:.0f} ms ({told} lost)"
+        line = f"outage of {seconds * 1000:.0f} ms (lost: {told})"
         if seconds > within:
             return "failed", (f"{line}, at most {within * 1000:.0f} ms are allowed",), figures
         return "passed", (line,), figures
@@ -247,6 +256,12 @@ class _Watch:
     def sent(self) -> int:
         """How many packets were sent."""
         return sum(len(samples) for samples in self.samples())
+
+    def coarseness(self, which: int) -> str:
+        """How far apart the packets of a stream were, where that is much more than asked for."""
+        sent = [sample.sent for sample in self.samples()[which]]
+        widest = max((after - before for before, after in pairwise(sent)), default=0.0)
+        return f", tried every {widest * 1000:.0f} ms" if widest > _COARSE * INTERVAL else ""
 
     def explain(self, which: int) -> list[str]:
         """Where packets of a stream end now."""

@@ -37,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
         return guarded(lambda: _exec(arguments), arguments, failed=EXIT_EXEC_FAILED)
     if arguments[:1] == ["__complete"]:
         return guarded(lambda: _complete(arguments[1:]), arguments)
+    if arguments == ["__test"]:
+        return guarded(_test, arguments)
     return guarded(lambda: _typer(arguments), arguments)
 
 
@@ -52,6 +54,12 @@ def _complete(words: list[str]) -> int:
 
     sys.stdout.writelines(f"{line}\n" for line in reply(words))
     return 0
+
+
+def _test() -> int:
+    from netns_orch.checks import suite
+
+    return suite.work()
 
 
 def _typer(arguments: list[str]) -> int:

@@ -14,7 +14,7 @@ import typer
 from typer import Argument, Option
 
 from netns_orch import __version__
-from netns_orch.cli import capture, changes, choose, gc, link, operate, views
+from netns_orch.cli import capture, changes, choose, gc, link, operate, test, views
 from netns_orch.cli.output import Progress, error_text, note, out, out_bytes, out_json, plan_line, warn
 from netns_orch.cli.usage import CLICK_USAGE_ERROR, Command, Group, translated
 from netns_orch.cli.words import (
@@ -384,6 +384,7 @@ def logs(
 
 operate.register_uses(app)
 link.register(app)
+test.register(app)
 
 
 @app.command("ls", cls=Command, rich_help_panel=LOOK)

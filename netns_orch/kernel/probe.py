@@ -206,6 +206,18 @@ def _dropped(family: int) -> Iterator[tuple[str, int]]:
     yield from _dropped_by_nft()
 
 
+def rules() -> str:
+    """All rules of the calling thread's namespace with their counters, as their programs print them."""
+    parts = []
+    for family in (4, 6):
+        for variant in _variants(family):
+            done = netfilter.run(netfilter.program(family, f"{variant}-save"), "-c")
+            parts.append(done.stdout if done.code == 0 else "")
+    if netfilter.find_program("nft") is not None:
+        parts.append(netfilter.run("nft", "list", "ruleset").stdout)
+    return "\n".join(part.strip() for part in parts if part.strip())
+
+
 _POLICY = re.compile(r":(\S+) DROP \[(\d+):")
 _RULE = re.compile(r"\[(\d+):\d+\] (-A .*-j (?:DROP|REJECT)\b.*)")
 _NFT_RULE = re.compile(r"^\s+(.*counter packets (\d+) bytes \d+.*\b(?:drop|reject)\b.*)$")

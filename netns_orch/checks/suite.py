@@ -1,0 +1,351 @@
+"""Tests of whole lab files: each is brought up, checked, taken through its scenario, and taken down.
+
+Owns: these phases, what a file's test is worth when one of them fails, and the labs' names.  Must not: print;
+fork anything but by ``kernel.crew``.
+
+A file is tested by a process of its own (``work``): labs are built side by side, and none disturbs another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from netns_orch import lab as labs
+from netns_orch.checks import titles
+from netns_orch.checks.outcome import Result
+from netns_orch.checks.run import OnResult, chosen, run_checks
+from netns_orch.checks.scenario import run_scenario, wanted
+from netns_orch.errors import LabFileError, MissingFeature, NetorchError, UsageError, render
+from netns_orch.kernel.interrupts import Interrupted, interruptible
+
+if TYPE_CHECKING:
+    from netns_orch.labfile.model import Topology
+
+State = Literal["passed", "failed", "not built", "invalid", "skipped", "no checks", "interrupted"]
+_LONGEST_NAME = 32
+_LAB_FILE = re.compile(r"^(bridges|containers|links)\s*:", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to test, and how."""
+
+    file: str
+    tags: tuple[str, ...] = ()
+    keep_failed: bool = False
+    """A lab of which something failed stays up."""
+    artifacts: str | None = None
+    """A directory for what is kept of a lab that has failed."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    untrusted: bool = False
+    skip: bool = True
+    """A lab that needs what this kernel or host lacks is skipped; else it could not be built."""
+    lab: str | None = None
+    """The lab that is up already: its checks are run, and nothing else."""
+
+
+@dataclass
+class Report:
+    """What came of the test of one file."""
+
+    file: str
+    lab: str
+    state: State = "passed"
+    checks: list[Result] = field(default_factory=list)
+    scenario: list[Result] = field(default_factory=list)
+    planned: list[tuple[str, str]] = field(default_factory=list)
+    """Kind and name of what was to be run, also where the lab could not be built."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By phase: up, checks, scenario, down."""
+    errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def results(self) -> list[Result]:
+        """All results in the order of time."""
+        return [*self.checks, *self.scenario]
+
+    def fail(self, state: State, error: object) -> None:
+        """Something else than a check went wrong; the first of such states counts."""
+        text = (
+            render(error)
+            if isinstance(error, NetorchError) and type(error) is not LabFileError
+            else str(error)
+        )
+        self.errors.append(text)
+        if self.state in ("passed", "failed"):
+            self.state = state
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as data."""
+        return {
+            "file": self.file,
+            "lab": self.lab,
+            "state": self.state,
+            "checks": [result.to_json() for result in self.checks],
+            "scenario": [result.to_json() for result in self.scenario],
+            "planned": [list(pair) for pair in self.planned],
+            "seconds": {phase: round(seconds, 3) for phase, seconds in self.seconds.items()},
+            "errors": self.errors,
+            "notes": self.notes,
+        }
+
+    @classmethod
+    def of_json(cls, row: Mapping[str, Any]) -> Report:
+        """The report that ``to_json`` told of."""
+        values = {key: row[key] for key in ("file", "lab", "state", "seconds", "errors", "notes")}
+        return cls(
+            checks=[Result.of_json(each) for each in row["checks"]],
+            scenario=[Result.of_json(each) for each in row["scenario"]],
+            planned=[(kind, name) for kind, name in row["planned"]],
+            **values,
+        )
+
+
+# -- which files --------------------------------------------------------------------------------------
+
+
+def find(paths: Sequence[Path]) -> list[Path]:
+    """The files of the paths; of a directory all lab files right in it.  UsageError where there is none."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            found[path] = None
+            continue
+        inside = [each for each in sorted(path.glob("*.yaml")) if _is_lab_file(each)]
+        if not inside:
+            raise UsageError(
+                f"there is no lab file in {path}",
+                hint="it looks for *.yaml with links, bridges or containers",
+            )
+        found.update(dict.fromkeys(inside))
+    return list(found)
+
+
+def _is_lab_file(path: Path) -> bool:
+    """Whether it describes a lab, well or not."""
+    try:
+        return bool(_LAB_FILE.search(path.read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return False
+
+
+def unique_name(file: str) -> str:
+    """A name for a lab of ``file`` that no other has: many may be tested at once."""
+    stem = Path(file).stem.removesuffix(".netorch")
+    safe = re.sub(r"[^A-Za-z0-9_-]", "-", stem).lstrip("-_") or "lab"
+    tail = f"-{random.randrange(1 << 32):08x}"
+    return safe[: _LONGEST_NAME - len(tail)] + tail
+
+
+# -- one file -----------------------------------------------------------------------------------------
+
+
+def run_file(order: Order, on_result: OnResult | None = None) -> Report:
+    """Test one file, in this process; whatever goes wrong is in the report.
+
+    SIGINT, SIGTERM and SIGHUP end it, with its lab taken down (in the main thread; signal(7)).
+    """
+    report = Report(order.file, order.lab or unique_name(order.file))
+    try:
+        with interruptible(None, report.lab, "its lab is taken down"):
+            _test(order, report, on_result)
+    except Interrupted as error:
+        report.fail("interrupted", error)
+    if report.state == "passed" and not all(result.ok for result in report.results):
+        report.state = "failed"
+    return report
+
+
+def _test(order: Order, report: Report, on_result: OnResult | None) -> None:
+    try:
+        topology = labs.load(
+            order.file,
+            name=report.lab,
+            variables=order.variables,
+            private=order.lab is None,
+            untrusted=order.untrusted,
+        )
+    except LabFileError as error:
+        return report.fail("invalid", error)
+    except NetorchError as error:
+        return report.fail("invalid" if isinstance(error, UsageError) else "not built", error)
+    report.planned = _planned(topology, order)
+    if not report.planned:
+        why = f" with {', '.join(order.tags)} among their tags" if order.tags else ""
+        return report.fail("no checks", f"the file has no checks{why}: nothing is proven")
+    if order.lab is not None:
+        return _run(order, topology, report, on_result)
+    with _up(order, topology, report) as is_up:
+        if is_up:
+            _run(order, topology, report, on_result)
+    return None
+
+
+def _planned(topology: Topology, order: Order) -> list[tuple[str, str]]:
+    checks: list[tuple[str, str]] = [
+        (c.kind, titles.title(c, topology.groups)) for c in chosen(topology.checks, order.tags)
+    ]
+    if order.lab is not None:
+        return checks
+    steps: list[tuple[str, str]] = [
+        (s.checks[0].kind if s.kind == "check" else s.kind, titles.step_title(s, topology.groups))
+        for s in wanted(topology, order.tags)
+    ]
+    return [*checks, *steps]
+
+
+@contextmanager
+def _up(order: Order, topology: Topology, report: Report) -> Iterator[bool]:
+    """The lab is up inside the block, if it can be (then the block is told so); afterwards it is down."""
+    began = time.monotonic()
+    keep = False
+    try:
+        is_up = _build(order, topology, report)
+        report.seconds["up"] = time.monotonic() - began
+        yield is_up
+        keep = order.keep_failed and _has_failed(report)
+    finally:
+        began = time.monotonic()
+        if keep:
+            report.notes.append(f"lab {topology.name} is kept: netorch down {topology.name}")
+        else:
+            _down(topology.name, report)
+            report.seconds["down"] = time.monotonic() - began
+
+
+def _has_failed(report: Report) -> bool:
+    return report.state not in ("passed", "skipped") or not all(result.ok for result in report.results)
+
+
+def _build(order: Order, topology: Topology, report: Report) -> bool:
+    owner = None if order.keep_failed else os.getpid()
+    try:
+        labs.up(topology, keep_failed=order.keep_failed, owner_pid=owner)
+    except Interrupted:
+        raise
+    except LabFileError as error:
+        report.fail(_why_not(error.problems, order), error)
+    except NetorchError as error:
+        report.fail(_why_not([error], order), error)
+    else:
+        return True
+    return False
+
+
+def _why_not(problems: Sequence[NetorchError], order: Order) -> State:
+    if all(isinstance(problem, MissingFeature) for problem in problems):
+        return "skipped" if order.skip else "not built"
+    of_the_file = len(problems) and all(
+        type(problem) is NetorchError and problem.where for problem in problems
+    )
+    return "invalid" if of_the_file else "not built"
+
+
+def _down(name: str, report: Report) -> None:
+    try:
+        labs.down(name)
+    except NetorchError as error:
+        report.fail("failed", error)
+
+
+def _run(order: Order, topology: Topology, report: Report, on_result: OnResult | None) -> None:
+    from netns_orch.checks import artifacts
+
+    def note(results: list[Result]) -> OnResult:
+        def take(result: Result) -> None:
+            results.append(result)
+            if on_result is not None:
+                on_result(result)
+
+        return take
+
+    with artifacts.kept(order.artifacts, topology, report):
+        with _timed(report, "checks"):
+            run_checks(topology.name, topology, tags=order.tags, on_result=note(report.checks))
+        if order.lab is None and topology.scenario:
+            with _timed(report, "scenario"):
+                run_scenario(topology.name, topology, tags=order.tags, on_result=note(report.scenario))
+
+
+@contextmanager
+def _timed(report: Report, phase: str) -> Iterator[None]:
+    began = time.monotonic()
+    try:
+        yield
+    except Interrupted:
+        raise
+    except NetorchError as error:
+        report.fail("failed", error)
+    finally:
+        report.seconds[phase] = time.monotonic() - began
+
+
+# -- many ---------------------------------------------------------------------------------------------
+
+
+def run_files(
+    orders: Sequence[Order],
+    *,
+    jobs: int = 1,
+    on_result: Callable[[int, Result], None] | None = None,
+    on_report: Callable[[int, Report], None] | None = None,
+) -> list[Report]:
+    """Test each in a process of its own, ``jobs`` at a time; the reports, in the order of the orders.
+
+    Interrupted, it has all labs taken down before it raises.
+    """
+    from netns_orch.kernel import crew, hostcommand
+
+    reports: dict[int, Report] = {}
+
+    def take(number: int, line: bytes) -> None:
+        news = json.loads(line)
+        if "report" in news:
+            reports[number] = Report.of_json(news["report"])
+            if on_report is not None:
+                on_report(number, reports[number])
+        elif on_result is not None:
+            on_result(number, Result.of_json(news["result"]))
+
+    told = [json.dumps({"parent": os.getpid(), "order": asdict(order)}).encode() for order in orders]
+    with interruptible(None, "", "all labs are taken down"):
+        ended = crew.run(hostcommand.own_command([WORKER]), told, jobs, take)
+    for number, (order, how) in enumerate(zip(orders, ended, strict=True)):
+        if number not in reports:
+            said = how.errors.strip().splitlines()[-1:] or [f"exit code {how.code}"]
+            reports[number] = Report(
+                order.file, order.lab or "", "not built", errors=[f"the test died: {said[0]}"]
+            )
+    return [reports[number] for number in range(len(orders))]
+
+
+WORKER = "__test"
+"""The word on netorch's command line that ``work`` is for."""
+
+
+def work(stdin: TextIO | None = None, stdout: TextIO | None = None) -> int:
+    """One worker of ``run_files``: reads its order, writes results and the report, a line of JSON each."""
+    from netns_orch.kernel import crew
+
+    said = json.loads((stdin or sys.stdin).read())
+    crew.die_with_parent(said["parent"])
+    order = Order(**{**said["order"], "tags": tuple(said["order"]["tags"])})
+
+    def tell(news: Mapping[str, Any]) -> None:
+        (stdout or sys.stdout).write(json.dumps(news) + "\n")
+        (stdout or sys.stdout).flush()
+
+    report = run_file(order, lambda result: tell({"result": result.to_json()}))
+    tell({"report": report.to_json()})
+    return 0

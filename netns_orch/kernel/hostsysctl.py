@@ -99,7 +99,7 @@ def stale_files(id: str) -> list[str]:
 
 
 def _is_ours(name: str, id: str) -> bool:
-    return name.startswith(f"host.{id}.")
+    return name.startswith(f"{rundir.HOST_FILES}{id}.")
 
 
 def tidy(id: str) -> None:
@@ -262,7 +262,7 @@ def _write(name: str, value: str) -> None:
 
 
 def _path(id: str, suffix: str) -> str:
-    return f"{rundir.RUN}/host.{id}.{suffix}"
+    return f"{rundir.RUN}/{rundir.HOST_FILES}{id}.{suffix}"
 
 
 @contextmanager

@@ -75,5 +75,5 @@ def _directories() -> Iterator[Leftover]:
         return
     if rundir.is_ours_and_empty(NETNS):
         yield Leftover(NETNS, "empty directory")
-    if os.path.isdir(RUN):
+    if os.path.isdir(RUN) and all(name.startswith(rundir.HOST_FILES) for name in os.listdir(RUN)):
         yield Leftover(RUN, "empty directory")

@@ -22,9 +22,12 @@ from itertools import count
 from typing import Any
 
 from netns_orch.errors import KernelError, LockHeld, PermissionNeeded
+from netns_orch.kernel import userdir
 
-RUN = "/run/netorch"
+RUN = userdir.RUN
 NETNS = "/run/netns"
+HOST_FILES = "host."
+"""How the names of files begin that labs share, below ``RUN``."""
 _NETNS_MARK = "trusted.netorch"
 _SO_NETNS_COOKIE = 71
 _LOCK_POLL = 0.02
@@ -52,7 +55,7 @@ class LabDirectory:
     def __init__(self, name: str, id: str) -> None:
         self.name = name
         self.id = id
-        self.path = f"{RUN}/{name}.{id}"
+        self.path = f"{userdir.run_of(name)}/{name}.{id}"
 
     def container(self, name: str) -> str:
         """The directory of one container's files."""
@@ -267,8 +270,10 @@ def _remove_shared_if_unused() -> None:
     if is_ours_and_empty(NETNS):
         os.rmdir(NETNS)
     for entry in os.listdir(RUN):
-        os.unlink(f"{RUN}/{entry}")
-    os.rmdir(RUN)
+        if entry.startswith(HOST_FILES):
+            os.unlink(f"{RUN}/{entry}")
+    with suppress(OSError):  # somebody keeps a file of theirs there
+        os.rmdir(RUN)
 
 
 def _same_file(fd: int, path: str) -> bool:
@@ -328,17 +333,21 @@ def replace_file(path: str, content: str | bytes) -> None:
 
 
 def lab_directories(id: str | None = None) -> list[LabDirectory]:
-    """The labs that have a directory, by name; of one host namespace where ``id`` is given."""
-    refuse_others(RUN)
-    try:
-        entries = sorted(os.listdir(RUN))
-    except (FileNotFoundError, PermissionError):
-        return []
+    """The labs that have a directory, by name; of one host namespace where ``id`` is given.
+
+    An ordinary user's labs are each in a host namespace of their own: for him ``id`` tells nothing.
+    """
+    if userdir.is_ordinary():
+        id = None
+    else:
+        refuse_others(RUN)
     found = []
-    for entry in entries:
-        name, dot, lab_id = entry.rpartition(".")
-        if dot and (id is None or lab_id == id) and os.path.isdir(f"{RUN}/{entry}") and name != "host":
-            found.append(LabDirectory(name, lab_id))
+    for run in userdir.runs():
+        with suppress(FileNotFoundError, PermissionError):
+            for entry in sorted(os.listdir(run)):
+                name, dot, lab_id = entry.rpartition(".")
+                if dot and id in (None, lab_id) and os.path.isdir(f"{run}/{entry}") and name != "host":
+                    found.append(LabDirectory(name, lab_id))
     return found
 
 

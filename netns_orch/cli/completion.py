@@ -174,6 +174,7 @@ def _of_kind(kind: str | None, lab: str | None, prefix: str) -> list[Answer]:
         "LAB": lambda: [*labs(), *lab_files(prefix)],
         "NODE": lambda: nodes(lab),
         "NODE...": lambda: nodes(lab),
+        "NODE[:IF]...": lambda: nodes(lab),
         "SRC": lambda: [(f"{name}:", what) for name, what in nodes(lab)],
         "DST": lambda: [(f"{name}:", what) for name, what in nodes(lab)],
         "SIGNAL": lambda: [(name, "") for name in ("KILL", "TERM", "INT", "HUP", "USR1", "USR2")],

@@ -27,6 +27,7 @@ from netns_orch.kernel.rundir import (
     replace_file,
 )
 from netns_orch.resources import (
+    HOST,
     PLACE,
     Bridge,
     Cgroup,
@@ -49,6 +50,7 @@ from netns_orch.resources import (
 )
 
 if TYPE_CHECKING:
+    from netns_orch.kernel.capture import Taps, Wanted
     from netns_orch.kernel.cgroups import Hierarchies
     from netns_orch.kernel.nets import Nets
     from netns_orch.kernel.running import Running
@@ -635,6 +637,27 @@ class LabKernel:
                 raise KernelError(f"container {node} does not run") from None
 
         return self._nets(self._living()).run(work)
+
+    def taps(self, wanted: Sequence[Wanted], *, filter: str, snaplen: int) -> Taps:
+        """Listen to interfaces of containers and of the namespace of the bridges (``kernel.capture``)."""
+        from netns_orch.kernel import capture
+
+        abouts = {each.node: about for each in wanted if (about := self._netns_holder(each.node))}
+        try:
+            return capture.open_taps(self._nets(abouts), wanted, self._reborn, filter=filter, snaplen=snaplen)
+        finally:
+            self.let_go()
+
+    def _netns_holder(self, node: str) -> dict[str, Any] | None:
+        return self.container(PLACE if node == HOST else node)
+
+    def _reborn(self, node: str) -> int | None:
+        """The first process of a node that runs; LookupError once it is no node of the lab any more."""
+        name = PLACE if node == HOST else node
+        if self.directory.read_json(f"c/{name}/container.json") is None:
+            raise LookupError(node)
+        about = self.container(name)
+        return None if about is None else int(about["pid"])
 
     def logs(self, name: str, *, follow: bool, tail: int | None) -> Iterator[bytes]:
         """The output of a container's command; followed until that has ended for good."""

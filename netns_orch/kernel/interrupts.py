@@ -58,6 +58,21 @@ def uninterrupted(lab: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def ending(call: Callable[[], None]) -> Iterator[None]:
+    """The first SIGINT, SIGTERM or SIGHUP calls ``call``, which ends the block in good order; a second one
+    does what it does to any program.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in _ENDING:
+            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
+        call()
+
+    with _handlers(dict.fromkeys(_ENDING, end)):
+        yield
+
+
 def _telling(lab: str) -> Handler:
     def tell(number: int, frame: FrameType | None) -> None:
         if number != signal.SIGALRM:

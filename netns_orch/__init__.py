@@ -30,9 +30,11 @@ room           what it owns
 ``trace``      the way of a packet through a state, hop by hop, and where it is lost
 ``script``     the plan as a shell script that builds the lab by hand
 ``views``      what explains a lab: its graph, the path of a packet, the script that builds it by hand
+``doctor``     what a host can do for labs, what each lack means, how to mend it
 ``capture/``   packets of many interfaces in one pcapng file, or in a ring
 ``checks/``    what a lab file says must hold, proven with real packets; scenarios; the test of lab files
 ``api/``       netorch for Python (``import netorch``): labs built in code, and handles of running ones
+``pytest_plugin``  labs as fixtures, lab files as tests
 ``kernel/``    the only room that speaks to the kernel: namespaces, cgroups, netlink, mounts, nft, processes
 ``cli/``       the command line; ``exec`` has a short way of its own that imports next to nothing
 =============  ==============================================================================================

@@ -61,8 +61,11 @@ ALLOWED = {
     "capture": {"lab", "kernel", "resources", "errors"},
     "checks": {"lab", "views", "trace", "capture", "plan", "labfile", "kernel", "resources", "errors"},
     "api": {"lab", "cables", "operate", "checks", "capture", "labfile", "kernel", "errors"},
+    "doctor": {"graph", "labfile", "kernel", "resources", "errors"},
+    "pytest_plugin": {"api", "checks", "lab", "labfile", "errors"},
     "cli": {
         "lab",
+        "doctor",
         "checks",
         "capture",
         "operate",

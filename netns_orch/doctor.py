@@ -1,0 +1,289 @@
+"""The doctor: what this host can do for labs, what each lack means, and how to mend it.
+
+Owns: the judgement of ``kernel.health.Health``, and which findings a lab file asks for.
+Must not: look at the host itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from netns_orch.kernel.health import Health
+
+if TYPE_CHECKING:
+    from netns_orch.labfile.model import Topology
+
+State = Literal["ok", "missing", "note"]
+_OLDEST = (5, 14)
+"""SO_NETNS_COOKIE, by which one host is told from another (netorch's marks hold it)."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    group: str
+    name: str
+    """As ``HostFacts.features`` has it, where a lab file can ask for it."""
+    state: State
+    found: str
+    means: str = ""
+    """What can't be done without it, or what follows."""
+    mend: str = ""
+    essential: bool = False
+    """No lab at all without it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The finding as data."""
+        return asdict(self)
+
+
+_LINKS = {
+    "bridge": "bridges",
+    "veth": "cables",
+    "netem": "delay, jitter, loss and the other impairments of links",
+    "tbf": "links with nothing but a rate",
+    "vlan": "interfaces with a VLAN inside containers",
+    "vxlan": "vxlan interfaces",
+    "bond": "bond interfaces",
+    "vrf": "vrf interfaces",
+    "dummy": "dummy interfaces",
+    "macvlan": "macvlan interfaces",
+    "wireguard": "WireGuard of the kernel inside containers (a program such as wireguard-go needs none)",
+    "overlay": "the roots of containers",
+    "ipv6": "IPv6 addresses",
+    "user-namespace": "namespaces.user, nesting, and labs of ordinary users",
+    "time-namespace": "namespaces.time",
+}
+_ESSENTIAL = frozenset({"bridge", "veth", "overlay"})
+_CONTROLLERS = {
+    "cpu": "cpus, cpu_weight",
+    "cpuset": "cpuset",
+    "memory": "memory, memory_high, swap",
+    "pids": "pids",
+    "io": "io",
+}
+_PROGRAMS = (
+    ("nft", "nft", "nftables", "bridges with an address, host rules, published ports, `nftables`"),
+    ("iptables", "iptables-restore", "iptables", "`iptables`"),
+    ("ip6tables", "ip6tables-restore", "iptables", "`ip6tables`"),
+    ("zstd", "zstd", "zstd", "roots in tar files with zstd"),
+    ("iperf3", "iperf3", "iperf3", "throughput checks by iperf3; without it they use sockets of their own"),
+)
+
+
+def findings(health: Health) -> list[Finding]:
+    """Everything that was looked at, in the order in which it is shown."""
+    return [
+        *_host(health),
+        *_rights(health),
+        *_kernel(health),
+        *_cgroups(health),
+        *_programs(health),
+        *_rootless(health),
+    ]
+
+
+def needed(topology: Topology) -> dict[str, str]:
+    """What a lab file asks of the host, by the names of findings; LabFileError where it is not valid."""
+    from netns_orch import graph
+
+    return dict.fromkeys(sorted(graph.features_needed(graph.wire(topology))), "the lab file")
+
+
+def missing(found: Iterable[Finding], wanted: Iterable[str] = ()) -> list[Finding]:
+    """Those that stand in the way of every lab, or of one that wants these features."""
+    wanted = set(wanted)
+    return [
+        finding
+        for finding in found
+        if finding.state == "missing" and (finding.essential or finding.name in wanted)
+    ]
+
+
+def _host(health: Health) -> Iterator[Finding]:
+    yield Finding("host", "machine", "ok", f"{health.machine}, {health.libc}, Python {health.python}")
+    if health.container:
+        yield Finding(
+            "host",
+            "container",
+            "note",
+            f"this is a container of {health.container}",
+            "labs need its --privileged, and may reach no further than it does",
+            "run it with --privileged --cgroupns=host, or use a virtual machine",
+        )
+    if health.wsl:
+        yield Finding(
+            "host",
+            "wsl",
+            "note",
+            "this is WSL2",
+            "its kernel lacks what is missing below, and has no modules to load",
+            "a kernel of your own: kernel= in .wslconfig",
+        )
+    if health.overlay_root:
+        means = "namespaces.user with the host's root is refused: it can't be mapped; other roots can"
+        yield Finding("host", "overlay-root", "note", "the host's own root is an overlay", means)
+    if not health.run_is_tmpfs:
+        means = "state of labs is written to a disk, and outlives a reboot: the next `up` cleans it up"
+        yield Finding("host", "run", "note", "/run is no tmpfs", means)
+    if health.docker_firewall:
+        means = "it drops what it does not know; netorch puts marked accept rules where it honours them"
+        yield Finding("host", "docker", "note", "Docker's rules stand in the firewall", means)
+    if health.sysctls.get("net.bridge.bridge-nf-call-iptables") == "1":
+        means = "the host's rules see bridged packets; plain switches get accept rules, private labs none"
+        yield Finding("host", "br-netfilter", "note", "br_netfilter is on", means)
+    thresh = health.sysctls.get("net.ipv4.neigh.default.gc_thresh3", "")
+    if thresh.isdecimal() and int(thresh) < 4096:
+        yield Finding(
+            "host",
+            "neighbours",
+            "note",
+            f"at most {thresh} neighbours in all network namespaces",
+            "with more than some hundred containers that all talk to each other, packets get lost",
+            "sysctl -w net.ipv4.neigh.default.gc_thresh3=16384",
+        )
+
+
+def _rights(health: Health) -> Iterator[Finding]:
+    if not health.root:
+        means = "labs are rootless: in a user namespace, and private"
+        yield Finding("rights", "root", "note", "not root", means, "sudo netorch doctor   looks as root does")
+        return
+    lacking = {"SYS_ADMIN", "NET_ADMIN"} - health.capabilities
+    yield Finding(
+        "rights",
+        "root",
+        "missing" if lacking else "ok",
+        f"root without CAP_{' and CAP_'.join(sorted(lacking))}" if lacking else "root",
+        "no namespace, mount or link can be made" if lacking else "",
+        "run it on the host itself, or in a container with --privileged" if lacking else "",
+        essential=True,
+    )
+    if "SYS_RESOURCE" not in health.capabilities:
+        means = "ulimits above the present hard limits are clamped to them"
+        yield Finding("rights", "SYS_RESOURCE", "note", "root without CAP_SYS_RESOURCE", means)
+
+
+def _kernel(health: Health) -> Iterator[Finding]:
+    from netns_orch.graph.host import HOW_TO
+
+    old = _version(health.release) < _OLDEST
+    yield Finding(
+        "kernel",
+        "release",
+        "missing" if old else "ok",
+        f"Linux {health.release}",
+        "network namespaces can't be told apart" if old else "",
+        "Linux 5.14 or later is needed" if old else "",
+        essential=True,
+    )
+    if not health.probed:
+        yield Finding("kernel", "features", "note", "not tried out", health.not_probed, "sudo netorch doctor")
+        return
+    for name, use in _LINKS.items():
+        there = name in health.features
+        mend = "" if there else HOW_TO.get(name, f"the kernel module {name} is missing (`modprobe {name}`)")
+        yield Finding(
+            "kernel",
+            name,
+            "ok" if there else "missing",
+            "yes" if there else "no",
+            "" if there else f"no {use}",
+            mend,
+            essential=name in _ESSENTIAL,
+        )
+
+
+def _version(release: str) -> tuple[int, ...]:
+    numbers = []
+    for part in release.split(".")[:2]:
+        digits = part.partition("-")[0]
+        if not digits.isdecimal():
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def _cgroups(health: Health) -> Iterator[Finding]:
+    versions = health.cgroup_versions
+    mode = {frozenset({1, 2}): "hybrid", frozenset({1}): "v1", frozenset({2}): "v2"}.get(versions, "none")
+    none = mode == "none"
+    yield Finding(
+        "cgroups",
+        "mode",
+        "missing" if none else "ok",
+        mode + (", below systemd" if health.systemd else ""),
+        "no process can be put into a cgroup" if none else "",
+        "mount -t cgroup2 none /sys/fs/cgroup" if none else "",
+        essential=True,
+    )
+    for name, keys in _CONTROLLERS.items():
+        version = health.cgroups.get(name)
+        usable = version is not None and (health.root or (version == 2 and health.cgroup_writable))
+        mend = ""
+        if version is None:
+            mend = f"cgroup_no_v1={name} or cgroup_enable={name} on the kernel's command line"
+        elif not usable:
+            mend = "Delegate=yes for user@.service gives users their own (systemd.resource-control(5))"
+        yield Finding(
+            "cgroups",
+            f"cgroup:{name}",
+            "ok" if usable else "missing",
+            f"v{version}" if version else "no",
+            "" if usable else f"no limits by {keys}",
+            mend,
+        )
+
+
+def _programs(health: Health) -> Iterator[Finding]:
+    for name, program, package, use in _PROGRAMS:
+        path = health.programs.get(program)
+        works = path is not None and (name in health.features or name == "iperf3" or not health.probed)
+        found = path or "not installed"
+        mend = "" if works else f"apt-get install {package}"
+        if path and not works:
+            found, mend = (
+                f"{path}, but it fails here",
+                "the kernel lacks nf_tables, or the tables of iptables",
+            )
+        state: State = "ok" if works else "note" if name == "iperf3" else "missing"
+        means = use if name == "iperf3" else f"no {use}"
+        yield Finding("programs", name, state, found, "" if works else means, mend)
+
+
+def _rootless(health: Health) -> Iterator[Finding]:
+    """What labs of ordinary users need; a lack of it is no lack for root."""
+    sysctls = health.sysctls
+    if sysctls.get("kernel.unprivileged_userns_clone") == "0":
+        yield _no_rootless("kernel.unprivileged_userns_clone is 0", "kernel.unprivileged_userns_clone=1")
+    if sysctls.get("kernel.apparmor_restrict_unprivileged_userns") == "1":
+        setting = "kernel.apparmor_restrict_unprivileged_userns"
+        yield _no_rootless(f"AppArmor lets no ordinary user have one ({setting} is 1)", f"{setting}=0")
+    if sysctls.get("user.max_user_namespaces") == "0":
+        yield _no_rootless("user.max_user_namespaces is 0", "user.max_user_namespaces=15000")
+    mapped = "newuidmap" in health.programs and "newgidmap" in health.programs
+    yield Finding(
+        "rootless",
+        "subordinate-ids",
+        "ok" if mapped and (health.root or health.subordinate_ids) else "note",
+        "newuidmap" if mapped else "no newuidmap",
+        "" if mapped else "containers of ordinary users have one user id each",
+        "" if mapped else "apt-get install uidmap",
+    )
+    uplink = next((name for name in ("pasta", "slirp4netns") if name in health.programs), None)
+    yield Finding(
+        "rootless",
+        "uplink",
+        "ok" if uplink else "note",
+        uplink or "neither pasta nor slirp4netns",
+        "" if uplink else "labs of ordinary users are closed: no packet leaves them",
+        "" if uplink else "apt-get install passt",
+    )
+
+
+def _no_rootless(found: str, setting: str) -> Finding:
+    means = "an ordinary user can have no user namespace, and so no lab; root can"
+    return Finding("rootless", "user-namespaces", "note", found, means, f"sysctl -w {setting}")

@@ -1,0 +1,212 @@
+"""What this host is, as far as labs care: read, not judged.
+
+Owns: ``Health``.  Must not: change anything, or say what a fact means (``doctor``).
+
+Features of links are tried out in a throw-away network namespace; without root in one inside of a throw-away
+user namespace, by a process of its own, as rootless labs have it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from netns_orch.errors import NetorchError
+from netns_orch.kernel import facts, hierarchies, netfilter
+from netns_orch.kernel import syscalls as sc
+
+PROGRAMS = (
+    "nft", "iptables-restore", "ip6tables-restore", "zstd", "newuidmap", "newgidmap", "pasta", "slirp4netns",
+    "iperf3", "docker", "podman",
+)  # fmt: skip
+SYSCTLS = (
+    "user.max_user_namespaces",
+    "kernel.unprivileged_userns_clone",
+    "kernel.apparmor_restrict_unprivileged_userns",
+    "kernel.pid_max",
+    "net.ipv4.ip_forward",
+    "net.ipv4.neigh.default.gc_thresh3",
+    "net.bridge.bridge-nf-call-iptables",
+)
+CAPABILITIES = {"SYS_ADMIN": 21, "NET_ADMIN": 12, "SYS_RESOURCE": 24, "SYS_PTRACE": 19}
+"""By their numbers in CapEff (capabilities(7)); the first two are what a lab can't do without."""
+
+
+_PROBE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from netns_orch.kernel import health
+health.unprivileged()
+"""
+
+
+@dataclass(frozen=True)
+class Health:
+    """The raw facts of a host; a name that is missing in ``programs`` or ``sysctls`` is not there."""
+
+    release: str = ""
+    machine: str = ""
+    libc: str = ""
+    python: str = ""
+    root: bool = False
+    capabilities: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset()
+    probed: bool = True
+    """False: the features of links could not be tried out; ``not_probed`` says why."""
+    not_probed: str = ""
+    cgroups: dict[str, int] = field(default_factory=dict)
+    """Each controller, and the version (1 or 2) of the hierarchy that has it."""
+    cgroup_versions: frozenset[int] = frozenset()
+    cgroup_writable: bool = False
+    """Whether this process may make a directory in a hierarchy of version 2, or as root in any."""
+    systemd: bool = False
+    programs: dict[str, str] = field(default_factory=dict)
+    sysctls: dict[str, str] = field(default_factory=dict)
+    apparmor: bool = False
+    overlay_root: bool = False
+    run_is_tmpfs: bool = True
+    subordinate_ids: bool = False
+    container: str = ""
+    """The engine whose container this is, where it is one."""
+    wsl: bool = False
+    docker_firewall: bool = False
+    """Whether a policy or chains of Docker's stand in the host's tables."""
+
+
+def examine() -> Health:
+    """Look at everything; no error, whatever is missing."""
+    root = os.geteuid() == 0
+    features, why_not = _features(root)
+    trees = _hierarchies()
+    return Health(
+        release=platform.release(),
+        machine=platform.machine(),
+        libc=" ".join(part for part in platform.libc_ver() if part) or "musl or unknown",
+        python=platform.python_version(),
+        root=root,
+        capabilities=_capabilities(),
+        features=frozenset(features),
+        probed=not why_not,
+        not_probed=why_not,
+        cgroups={name: tree.version for tree in trees for name in tree.controllers},
+        cgroup_versions=frozenset(tree.version for tree in trees),
+        cgroup_writable=any(
+            os.access(f"{tree.mount}{tree.position}", os.W_OK) for tree in trees if root or tree.version == 2
+        ),
+        systemd=os.path.isdir("/run/systemd/system"),
+        programs={name: path for name in PROGRAMS if (path := netfilter.find_program(name))},
+        sysctls={name: value for name in SYSCTLS if (value := _sysctl(name)) is not None},
+        apparmor=_read("/sys/module/apparmor/parameters/enabled").startswith("Y"),
+        overlay_root=_file_system("/") == "overlay",
+        run_is_tmpfs=_file_system("/run") == "tmpfs",
+        subordinate_ids=_has_subordinate_ids(),
+        container=_container(),
+        wsl="microsoft" in platform.release().lower(),
+        docker_firewall=root and _has_docker_chains(),
+    )
+
+
+def _features(root: bool) -> tuple[Iterable[str], str]:
+    if root:
+        try:
+            return facts.features(facts.FEATURES), ""
+        except NetorchError as error:
+            return frozenset(), error.what
+    import subprocess
+
+    package = str(Path(__file__).resolve().parents[2])
+    words = [sys.executable, "-I", "-c", _PROBE, package]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    try:
+        said = json.loads(done.stdout)
+    except ValueError:
+        return frozenset(), "the process that tries them out ended before it said anything"
+    return said["features"], said["why_not"]
+
+
+def unprivileged() -> None:
+    """Print, as JSON, the features that are there inside of a new user namespace."""
+    features: list[str] = []
+    why_not = ""
+    try:
+        sc.unshare(sc.CLONE_NEWUSER)
+        features = sorted(facts.features(facts.FEATURES))
+    except OSError as error:
+        why_not = f"an ordinary user may not make a user namespace here ({os.strerror(error.errno or 0)})"
+    except NetorchError as error:
+        why_not = error.what
+    sys.stdout.write(json.dumps({"features": features, "why_not": why_not}))
+
+
+def _hierarchies() -> list[hierarchies.Hierarchy]:
+    try:
+        return hierarchies.detect()
+    except OSError:
+        return []
+
+
+def _capabilities() -> frozenset[str]:
+    for line in _read("/proc/self/status").splitlines():
+        if line.startswith("CapEff:"):
+            mask = int(line.split()[1], 16)
+            return frozenset(name for name, number in CAPABILITIES.items() if mask >> number & 1)
+    return frozenset()
+
+
+def _sysctl(name: str) -> str | None:
+    try:
+        return Path("/proc/sys", *name.split(".")).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _file_system(path: str) -> str:
+    """The kind of file system that holds ``path`` (proc_pid_mountinfo(5)); the last mount is on top."""
+    best, kind = "", ""
+    for line in _read("/proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split(" ")[4].rstrip("/")
+        if (path == point or path.startswith(f"{point}/")) and len(point) >= len(best):
+            best, kind = point, right.partition(" ")[0]
+    return kind
+
+
+def _has_subordinate_ids() -> bool:
+    """Whether subuid(5) and subgid(5) give this user a range."""
+    import pwd
+
+    uid = os.getuid()
+    try:
+        names = {str(uid), pwd.getpwuid(uid).pw_name}
+    except KeyError:
+        names = {str(uid)}
+    tables = (_read("/etc/subuid"), _read("/etc/subgid"))
+    return all(any(line.split(":")[0] in names for line in table.splitlines()) for table in tables)
+
+
+def _container() -> str:
+    """As systemd and the engines leave it (systemd's "The Container Interface")."""
+    if os.path.exists("/.dockerenv"):
+        return "docker"
+    if os.path.exists("/run/.containerenv"):
+        return "podman"
+    return _read("/run/systemd/container").strip() or os.environ.get("container", "")  # noqa: SIM112 - its name
+
+
+def _has_docker_chains() -> bool:
+    if netfilter.find_program("nft") is None:
+        return False
+    done = netfilter.run("nft", "list", "chains")
+    return done.code == 0 and "chain DOCKER" in done.stdout

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import snapshot
+from support import record, snapshot
 from support.outer import TestHost, why_not
 from support.runner import Netorch
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A job in the background ignores ctrl-C, and so would every command that the tests start."""
+    record.register(config)
     for number in (signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
@@ -53,7 +54,9 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestHost | 
         yield None
         return
     machine = request.getfixturevalue("outer")
-    before, labs = snapshot.take(), _labs()
+    # A picture takes as long as many a test.  What one test left as it was, the next one finds so.
+    before, labs = request.session.stash.get(_AS_IT_IS, None) or snapshot.take(), _labs()
+    request.session.stash[_AS_IT_IS] = None
     yield machine
     if request.node.stash.get(_FAILED, False):
         _clean(tmp_path, labs)
@@ -62,6 +65,25 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestHost | 
     except AssertionError:
         _clean(tmp_path, labs)
         raise
+    request.session.stash[_AS_IT_IS] = before
+
+
+_AS_IT_IS = pytest.StashKey["snapshot.Snapshot | None"]()
+"""The host after the last test, if nothing can have changed it since."""
+
+
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
+    """What several tests share may be something on the host, and is made before the picture is taken."""
+    if fixturedef.scope != "function":
+        request.session.stash[_AS_IT_IS] = None
+
+
+def pytest_fixture_post_finalizer(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> None:
+    """And it is gone again after the last of them."""
+    if fixturedef.scope != "function":
+        request.session.stash[_AS_IT_IS] = None
 
 
 def _labs() -> set[str]:

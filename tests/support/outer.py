@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from support import cgroups, outside
-from support.waiting import until
+from support.waiting import PATIENCE, until
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
@@ -59,7 +59,7 @@ class TestHost:
         """End what was started; EBUSY names the cgroup that a test left something in."""
         if self._outside is not None and self._outside.stdin is not None:
             self._outside.stdin.close()
-            self._outside.wait(timeout=30)
+            self._outside.wait(timeout=30 * PATIENCE)
         cgroups.leave_own(self._before, self._cgroup)
 
     @property
@@ -103,7 +103,9 @@ class TestHost:
 
 def run(*argv: str) -> str:
     """Run a command of the host; its output.  An error carries what it said."""
-    result = subprocess.run(argv, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    result = subprocess.run(
+        argv, capture_output=True, text=True, timeout=60 * PATIENCE, stdin=subprocess.DEVNULL
+    )
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)} exited {result.returncode}: {result.stderr.strip()}")
     return result.stdout

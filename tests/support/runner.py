@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.waiting import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 TOPOLOGIES = ROOT / "topologies"
-SECONDS = 120
+SECONDS = 120 * PATIENCE
 """How long any one command may take before it counts as hanging."""
 _BROKEN = re.compile(r"Traceback \(most recent call last\)|^error: internal error", re.MULTILINE)
 """What a user must never see, whatever the exit code."""

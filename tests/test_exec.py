@@ -25,6 +25,7 @@ from support.outer import TestHost
 from support.runner import SECONDS, Lab, Netorch
 from support.waiting import until
 
+from netns_orch import cli, errors
 from netns_orch.capabilities import DEFAULT_CAPABILITIES, mask
 from netns_orch.cli import exec as command
 from netns_orch.kernel import enter, rundir, session, uplabs
@@ -246,20 +247,19 @@ def test_what_exec_itself_imports() -> None:
     """Nothing beyond ctypes and what that needs: the interpreter's own start is most of what is left."""
     script = (
         "import sys\n"
-        "for name in ('netns_orch', 'netns_orch.cli', 'netns_orch.kernel'):\n"
-        "    package = type(sys)(name); package.__path__ = [sys.argv[1] + '/' + name.replace('.', '/')]\n"
-        "    sys.modules[name] = package\n"
+        "sys.path.insert(0, sys.argv[1])\n"
         "before = set(sys.modules)\n"
-        "import netns_orch.cli.exec\n"
+        "import netns_orch.cli, netns_orch.kernel.interpreter, netns_orch.cli.exec\n"
         "print(*sorted(set(sys.modules) - before))\n"
     )
     root = str(Path(command.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-I", "-c", script, root], capture_output=True, text=True, check=True
     )
-    imported = {name for name in done.stdout.split() if not name.startswith("netns_orch.")}
+    imported = {name for name in done.stdout.split() if name.partition(".")[0] != "netns_orch"}
     assert {name.partition(".")[0] for name in imported} - LIGHT == set()
     assert "netns_orch.errors" not in done.stdout
+    assert cli.EXIT_EXEC_FAILED == errors.EXIT_EXEC_FAILED
 
 
 class TestOutput:

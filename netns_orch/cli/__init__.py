@@ -1,24 +1,23 @@
 """The command line: the entry point, and how every error ends up in front of the user.
 
 Owns: the choice between the short way (``exec`` and ``shell``, which load next to nothing) and the rest, exit
-codes, and that no traceback reaches a user.  Must not: know commands; import anything heavy at the top.
+codes, and that no traceback reaches a user.  Must not: know commands; import anything at the top (``exec``
+starts the interpreter twice, and both have to come by here): even ``errors`` is there only when there is one.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-from collections.abc import Callable
 
-from netns_orch.errors import (
-    EXIT_EXEC_FAILED,
-    EXIT_FAILED,
-    KernelError,
-    NetorchError,
-    PermissionNeeded,
-)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
+    from netns_orch.errors import NetorchError
+
+EXIT_EXEC_FAILED = 125
+"""As ``errors.EXIT_EXEC_FAILED``; a test holds them equal."""
 EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
 
@@ -83,16 +82,22 @@ def guarded(run: Callable[[], int], arguments: list[str], *, failed: int | None 
     except KeyboardInterrupt:
         _say("interrupted")
         return EXIT_INTERRUPTED
-    except NetorchError as error:
-        _tell(error, arguments)
-        return error.exit_code if failed is None else failed
-    except PermissionError as error:
-        where = f": {error.filename}" if error.filename else ""
-        _tell(PermissionNeeded(f"{os.strerror(error.errno or errno.EACCES).lower()}{where}"), arguments)
-        return EXIT_FAILED if failed is None else failed
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user
-        _tell(_internal(error), arguments)
-        return EXIT_FAILED if failed is None else failed
+        code = _tell(_in_words(error), arguments)
+        return code if failed is None else failed
+
+
+def _in_words(error: Exception) -> NetorchError:
+    """Any error as one that a user can act on."""
+    from netns_orch.errors import NetorchError, PermissionNeeded
+
+    if isinstance(error, NetorchError):
+        return error
+    if isinstance(error, PermissionError):
+        where = f": {error.filename}" if error.filename else ""
+        reason = os.strerror(error.errno) if error.errno else "permission denied"
+        return PermissionNeeded(f"{reason.lower()}{where}")
+    return _internal(error)
 
 
 def _pipe_closed() -> int:
@@ -102,7 +107,8 @@ def _pipe_closed() -> int:
     return EXIT_PIPE
 
 
-def _tell(error: NetorchError, arguments: list[str]) -> None:
+def _tell(error: NetorchError, arguments: list[str]) -> int:
+    """Say it on stderr; the exit code that it carries."""
     from netns_orch.cli.output import error_text
 
     if _wants_rights(error):
@@ -112,6 +118,7 @@ def _tell(error: NetorchError, arguments: list[str]) -> None:
 
         _say(traceback.format_exc())
     _say(error_text(error))
+    return error.exit_code
 
 
 def _say(text: str) -> None:
@@ -124,6 +131,10 @@ def _say(text: str) -> None:
 
 
 def _wants_rights(error: NetorchError) -> bool:
+    import errno
+
+    from netns_orch.errors import KernelError, PermissionNeeded
+
     if isinstance(error, PermissionNeeded):
         return "sudo " not in (error.hint or "")
     refused = isinstance(error, KernelError) and error.errno in (errno.EPERM, errno.EACCES)
@@ -131,6 +142,10 @@ def _wants_rights(error: NetorchError) -> bool:
 
 
 def _internal(error: Exception) -> NetorchError:
+    import errno
+
+    from netns_orch.errors import NetorchError
+
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO) and error.filename is None:
         return NetorchError(f"can't write the output: {os.strerror(error.errno)}")
     what = f"internal error: {type(error).__name__}: {error}"

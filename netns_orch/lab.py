@@ -655,6 +655,13 @@ def known(lab: str, *, of_any_boot: bool = False) -> tuple[LabKernel, Applied]:
     return kernel, applied
 
 
+def groups(lab: str) -> dict[str, list[str]]:
+    """The scaled names of a lab that is up, each with the containers it stands for."""
+    kernel, _ = known(lab)
+    found: dict[str, list[str]] = (kernel.directory.read_json("lab.json") or {}).get("groups", {})
+    return found
+
+
 def keep_records(kernel: LabKernel, applied: Applied) -> None:
     """Write down what the kernel's rooms remember, beside the state that was applied."""
     journal_of(kernel).save(Applied(applied.state, kernel.group, kernel.records))

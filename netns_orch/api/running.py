@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 from netns_orch import cables, operate
 from netns_orch import lab as labs
 from netns_orch.api.topology import Topology
-from netns_orch.errors import CommandFailed, NetorchError
+from netns_orch.errors import CommandFailed, NetorchError, UsageError
 from netns_orch.kernel import programs
 from netns_orch.kernel.namespaces import visiting
+from netns_orch.labfile import short
+from netns_orch.labfile.model import Volume
+from netns_orch.labfile.units import Wrong
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from netns_orch.checks import Result
     from netns_orch.kernel.programs import Completed, Running
     from netns_orch.labfile.model import Topology as Model
 
@@ -38,22 +42,36 @@ def up(
     wait: float | None = None,
     ttl: float | None = None,
     owner_pid: int | None = None,
+    volumes: Sequence[str] = (),
 ) -> Lab:
     """Build a lab, or bring a running one of that name to what ``source`` says; all of it, or nothing.
 
     ``source`` is a Topology or the path of a lab file (``variables`` fill its ``${VAR}``).  The times are
     seconds: ``timeout`` for the whole, ``wait`` for another process that works on the lab, ``ttl`` until
-    ``netorch gc`` may remove it, as when the process ``owner_pid`` has ended.
+    ``netorch gc`` may remove it, as when the process ``owner_pid`` has ended.  ``volumes`` are mounted in
+    every container, beside its own.
     Raises LabFileError (2), UsageError (2), LockHeld, KernelError: what failed, where, and a hint.
     """
     with _placed(source):
         model = _model(source, name, variables)
         if private:
             model.netns = "private"
+        for container in model.containers.values():
+            container.volumes += [_volume(text) for text in volumes]
         report = labs.up(
             model, keep_failed=keep_failed, timeout=timeout, wait=wait, ttl=ttl, owner_pid=owner_pid
         )
     return Lab(report.lab, report)
+
+
+def _volume(text: str) -> Volume:
+    try:
+        values = short.volume(text)
+    except Wrong as wrong:
+        raise UsageError(wrong.what, hint=wrong.hint) from None
+    if not values["named"]:
+        values["source"] = str(Path(values["source"]).absolute())
+    return Volume(**values)
 
 
 def _model(source: Topology | str | Path, name: str | None, variables: Mapping[str, str] | None) -> Model:
@@ -134,6 +152,38 @@ class Lab:
         _, applied = labs.known(self.name)
         cables.find(applied.state, a, b)
         return Link(self.name, a, b)
+
+    # -- what holds in it --------------------------------------------------------------------------
+
+    def check(self, **keys: Any) -> Result:
+        """Prove with real packets what one entry of the file's ``checks`` says; its words are the arguments.
+
+        result = lab.check(tcp={"from": "blue", "to": "red:80", "expect": "refused"}, within="5s")
+        assert result.ok, result.lines
+        """
+        from netns_orch import checks
+
+        model = self._with_check(keys)
+        (result,) = checks.run_checks(self.name, model, model.checks)
+        return result
+
+    def reach(self, a: str, b: str, *, within: str | None = None) -> bool:
+        """Whether each of ``a`` pings each of ``b`` (containers, scaled names, addresses)."""
+        keys = {"reach": {"from": [a], "to": [b]}, **({"within": within} if within else {})}
+        return self.check(**keys).ok
+
+    def _with_check(self, keys: Mapping[str, Any]) -> Model:
+        """A topology of the lab's names, with one check: what is said is read as in a file."""
+        said = Topology(self.name)
+        groups = labs.groups(self.name)
+        scaled = {member for members in groups.values() for member in members}
+        for group, members in groups.items():
+            said.container(group, scale=len(members))
+        for row in self.ps():
+            if row["name"] not in scaled:
+                said.container(row["name"])
+        said.check(**keys)
+        return said.model()
 
     # -- what it says of itself --------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from netns_orch.errors import (
     UsageError,
     Where,
 )
+from netns_orch.kernel import founding, userdir
 
 RED = {
     "lab": "office",
@@ -255,7 +256,8 @@ def test_each_command_has_help_and_stands_in_the_list(capsys: pytest.CaptureFixt
         "ps",
         "status",
         "inspect",
-        "top",
+        "stats",
+        "capture",
         "stats",
         "schema",
         "completion",
@@ -329,35 +331,56 @@ def test_debug_adds_a_traceback(
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
-NEED_ROOT = [
-    "up office.yaml",
-    "plan office.yaml",
-    "up office",
-    "down",
-    "down --all",
-    "ls",
-    "ps",
-    "inspect red",
-]
-
-
-@pytest.mark.parametrize("words", [*NEED_ROOT, "status office", "logs red"])
+@pytest.mark.parametrize("words", ["up office.yaml", "up --dry-run office.yaml", "plan office.yaml"])
 def test_without_rights_the_whole_sudo_line(
     lab: FakeLab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    _no_user_namespaces(monkeypatch)
     assert main(words.split()) == 1
     assert capsys.readouterr() == (
         "",
-        "error: this needs root: labs are made of namespaces, interfaces and cgroups\n"
+        "error: sysctl user.max_user_namespaces is 0\n"
+        f"hint: run it as root: sudo /opt/bin/netorch {words}\nor allow it\n",
+    )
+
+
+LOOK = ["down", "down --all", "ls", "ps", "inspect red", "status office", "logs red", "gc"]
+
+
+@pytest.mark.parametrize("words", LOOK)
+def test_labs_of_root_are_roots_alone(
+    lab: FakeLab,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: str,
+) -> None:
+    """An ordinary user without a lab of his own, on a host where root has one."""
+    _no_user_namespaces(monkeypatch)
+    monkeypatch.setattr(userdir, "RUN", str(tmp_path))
+    monkeypatch.setattr(userdir, "names", list)
+    assert main(words.split()) == 1
+    assert capsys.readouterr() == (
+        "",
+        "error: no lab of yours is up, and those of root are root's alone\n"
         f"hint: run it as root: sudo /opt/bin/netorch {words}\n",
     )
+
+
+def _no_user_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ordinary user whom this host lets have no lab of his own."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionNeeded("sysctl user.max_user_namespaces is 0", hint="or allow it")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(founding, "found", refuse)
 
 
 def test_validate_needs_no_rights(
     lab: FakeLab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    _no_user_namespaces(monkeypatch)
     assert main(["validate", "office.yaml"]) == 0
     assert capsys.readouterr().err == "not checked against this host: that needs root\n"
 
@@ -366,7 +389,7 @@ def test_refused_by_the_kernel_without_rights_hints_at_sudo(
     lab: FakeLab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab.error = KernelError("unshare: operation not permitted", errno=1)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    _no_user_namespaces(monkeypatch)
     assert main(["validate", "office.yaml", "--name", "a b"]) == 1
     assert "sudo /opt/bin/netorch validate office.yaml --name 'a b'\n" in capsys.readouterr().err
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -93,9 +93,6 @@ class Ring:
         """Keep it."""
         self._tail = tail
 
-    def __len__(self) -> int:
-        return len(self._blocks)
-
     def save(self, file: BinaryIO) -> None:
         """Write the file that it is."""
         stream = Stream(file)

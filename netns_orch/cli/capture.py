@@ -99,7 +99,7 @@ def _run(
 
     packets.watch_reader(file.fileno())
     ring = Ring(kept) if kept is not None else None
-    sink: Sink = ring or Stream(file)
+    sink: Sink = Stream(file) if ring is None else ring
     names = packets.names
     shown = ", ".join(names[:_NAMES_SHOWN]) + (
         f" and {len(names) - _NAMES_SHOWN} more" if names[_NAMES_SHOWN:] else ""

@@ -118,6 +118,10 @@ class MissingFeature(NetorchError):
     exit_code = EXIT_USAGE
 
 
+class NotRootless(MissingFeature):
+    """Something in the lab file that only root can have; the hint gets the whole ``sudo`` line, too."""
+
+
 class PermissionNeeded(NetorchError):
     """The rights are missing; the hint holds the whole ``sudo`` line."""
 

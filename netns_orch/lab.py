@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from netns_orch import engine
 from netns_orch.errors import KernelError, LabFileError, NetorchError, UsageError, Where
 from netns_orch.journal import Applied, Journal
-from netns_orch.kernel import owners
+from netns_orch.kernel import outside, owners, realm, userdir
 from netns_orch.kernel.driver import LabKernel, host_id
 from netns_orch.kernel.rundir import LabDirectory, boot_id, lab_directories
 from netns_orch.lease import Lease
@@ -150,8 +150,17 @@ def up(
     containers, links = counts(desired)
     seconds = time.monotonic() - started
     warnings = [*wiring.warnings, *host_warnings, *kernel.warnings, *_lease_ended(topology.name, lease)]
-    netns = "in a namespace of their own" if topology.netns == "private" else "on this host"
-    return UpReport(topology.name, containers, links, seconds, netns, placed + changes, warnings)
+    return UpReport(topology.name, containers, links, seconds, _where(topology), placed + changes, warnings)
+
+
+def _where(topology: Topology) -> str:
+    """Where the bridges live, and what of the outside they reach, in words."""
+    if realm.inside() is None:
+        return "in a namespace of their own" if topology.netns == "private" else "on this host"
+    program = outside.program()
+    if program is None:
+        return f"in a namespace of their own, rootless; nothing goes out or in: {outside.HOW_TO}"
+    return f"in a namespace of their own, rootless; outside by {program}"
 
 
 def down(
@@ -164,7 +173,7 @@ def down(
     """Remove every trace of the lab; a lab that is not up is no error."""
     started = time.monotonic()
     kernel = LabKernel(name)
-    if not kernel.directory.exists() and not kernel.has_marks():
+    if not kernel.directory.exists() and (userdir.is_ordinary() or not kernel.has_marks()):
         return DownReport(name, 0, 0, time.monotonic() - started, found=False)
     with working(kernel, "down", wait), kernel.uninterrupted():
         observed = remove(kernel, progress=progress, step=step)
@@ -500,7 +509,7 @@ def _describe(directory: LabDirectory, topology: Topology, lease: Lease) -> None
         "name": topology.name,
         "id": directory.id,
         "file": topology.file,
-        "netns": topology.netns,
+        "netns": topology.netns if realm.inside() is None else "private",
         "created": there.get("created", time.time()),
         "boot_id": boot_id(),
         "groups": topology.groups,
@@ -557,7 +566,7 @@ def labs() -> list[dict[str, Any]]:
 def _lab_row(directory: LabDirectory) -> dict[str, Any]:
     about = directory.read_json("lab.json") or {}
     names = list(about.get("containers", {}))
-    kernel = LabKernel(directory.name)
+    kernel = LabKernel(directory.name, directory.id)
     lease = Lease.from_json(about)
     return {
         "lab": directory.name,
@@ -585,6 +594,8 @@ def lost_labs() -> list[dict[str, Any]]:
     """Rows as ``labs`` has them, of those whose run directory is gone: found by their marks alone."""
     from netns_orch.kernel import leftovers
 
+    if userdir.is_ordinary():
+        return []  # marks end with the realm they are in
     there = {directory.name for directory in lab_directories(host_id())}
     lost = sorted({lab for lab, _ in leftovers.marked_labs()} - there)
     return [{**_lab_row(LabDirectory(name, host_id())), "state": "lost"} for name in lost]
@@ -633,8 +644,11 @@ def _select(selector: str, rows: list[dict[str, Any]]) -> str:
 
 
 def _has_node(lab: str, node: str) -> bool:
-    about = LabDirectory(lab, host_id()).read_json("lab.json") or {}
-    return node in about.get("containers", {}) or node in about.get("groups", {})
+    for directory in lab_directories(host_id()):
+        about = (directory.read_json("lab.json") or {}) if directory.name == lab else {}
+        if node in about.get("containers", {}) or node in about.get("groups", {}):
+            return True
+    return False
 
 
 def known(lab: str, *, of_any_boot: bool = False) -> tuple[LabKernel, Applied]:

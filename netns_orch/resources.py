@@ -700,3 +700,5 @@ class HostFacts:
     upstream_dns: tuple[str, ...] = ()
     paths: tuple[HostPath, ...] = ()
     """Of the paths that were asked about."""
+    rootless: bool = False
+    """Whether an ordinary user asks: nothing of this is the host's own."""

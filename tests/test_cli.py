@@ -256,9 +256,9 @@ def test_each_command_has_help_and_stands_in_the_list(capsys: pytest.CaptureFixt
         "ps",
         "status",
         "inspect",
+        "top",
         "stats",
         "capture",
-        "stats",
         "schema",
         "completion",
     ]:
@@ -340,7 +340,7 @@ def test_without_rights_the_whole_sudo_line(
     assert capsys.readouterr() == (
         "",
         "error: sysctl user.max_user_namespaces is 0\n"
-        f"hint: run it as root: sudo /opt/bin/netorch {words}\nor allow it\n",
+        f"hint: run it as root: sudo /opt/bin/netorch {words}\nhint: or allow it\n",
     )
 
 

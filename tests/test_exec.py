@@ -28,7 +28,7 @@ from support.waiting import until
 from netns_orch import cli, errors
 from netns_orch.capabilities import DEFAULT_CAPABILITIES, mask
 from netns_orch.cli import exec as command
-from netns_orch.kernel import enter, rundir, session, uplabs
+from netns_orch.kernel import enter, rundir, session, uplabs, userdir
 from netns_orch.kernel.enter import Refused
 
 kernel = pytest.mark.kernel
@@ -68,7 +68,7 @@ class FakeRun:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
-    monkeypatch.setattr(uplabs, "RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(userdir, "RUN", str(tmp_path / "run"))
     monkeypatch.setattr(uplabs, "host_id", lambda: "7")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
@@ -239,7 +239,6 @@ class TestReader:
         assert uplabs.read_json(str(tmp_path / "missing")) is None
 
     def test_agrees_with_the_run_directory(self) -> None:
-        assert uplabs.RUN == rundir.RUN
         assert uplabs.host_id() == rundir.host_id()
 
 

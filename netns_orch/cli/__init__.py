@@ -111,8 +111,9 @@ def _tell(error: NetorchError, arguments: list[str]) -> int:
     """Say it on stderr; the exit code that it carries."""
     from netns_orch.cli.output import error_text
 
-    if _wants_rights(error):
-        error.hint = "\n".join(filter(None, [f"run it as root: {sudo_line(arguments)}", error.hint]))
+    if (wanting := _wants_rights(error)) is not None:
+        hints = [f"run it as root: {sudo_line(arguments)}", wanting.hint]
+        wanting.hint = "\n".join(filter(None, hints))
     if os.environ.get("NETORCH_DEBUG"):
         import traceback
 
@@ -130,15 +131,18 @@ def _say(text: str) -> None:
         return
 
 
-def _wants_rights(error: NetorchError) -> bool:
+def _wants_rights(error: NetorchError) -> NetorchError | None:
+    """The error, or the last of several, that root would not have met."""
     import errno
 
-    from netns_orch.errors import KernelError, PermissionNeeded
+    from netns_orch.errors import KernelError, LabFileError, NotRootless, PermissionNeeded
 
     if isinstance(error, PermissionNeeded):
-        return "sudo " not in (error.hint or "")
+    if isinstance(error, LabFileError):
+        return next((each for each in reversed(error.problems) if isinstance(each, NotRootless)), None)
+        return None if "sudo " in (error.hint or "") else error
     refused = isinstance(error, KernelError) and error.errno in (errno.EPERM, errno.EACCES)
-    return refused and os.geteuid() != 0
+    return error if refused and os.geteuid() != 0 else None
 
 
 def _internal(error: Exception) -> NetorchError:

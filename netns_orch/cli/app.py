@@ -14,7 +14,7 @@ import typer
 from typer import Argument, Option
 
 from netns_orch import __version__
-from netns_orch.cli import capture, changes, choose, gc, link, operate, test, views
+from netns_orch.cli import capture, changes, choose, doctor, gc, link, operate, rootless, test, views
 from netns_orch.cli.output import Progress, error_text, note, out, out_bytes, out_json, plan_line, warn
 from netns_orch.cli.usage import CLICK_USAGE_ERROR, Command, Group, translated
 from netns_orch.cli.words import (
@@ -39,6 +39,7 @@ from netns_orch.cli.words import (
 from netns_orch.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, LabFileError, NetorchError, UsageError
 
 if TYPE_CHECKING:
+    from netns_orch.lab import DownReport
     from netns_orch.labfile.model import Topology
 
 _EPILOG = """\
@@ -63,7 +64,7 @@ def run(arguments: list[str]) -> int:
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:2], "--help"]
     try:
-        with command.make_context("netorch", list(arguments)) as ctx:
+        with rootless.command(), command.make_context("netorch", list(arguments)) as ctx:
             code = command.invoke(ctx)
     except typer.Exit as done:
         return done.exit_code
@@ -173,7 +174,7 @@ def up(
         choose.process("--owner-pid", owner_pid),
     )
     topology = _load(file, name, var, private=private, untrusted=untrusted)
-    choose.require_root()
+    choose.settle(topology, building=not dry_run)
     if dry_run:
         _show_plan(topology, json=json)
     else:
@@ -234,26 +235,33 @@ def down(
 
 def _down_all(wait: float | None, *, json: bool) -> int:
     """One lab that can't be removed keeps none of the others; each error is told."""
+    from netns_orch.cli import render
+
+    done = list(choose.each(lambda: _down_here(wait, json=json)))
+    if json:
+        out_json([render.down_json(report) for report in done if report is not None])
+    elif not done:
+        note("no lab is up")
+    return EXIT_FAILED if None in done else EXIT_DONE
+
+
+def _down_here(wait: float | None, *, json: bool) -> list[DownReport | None]:
     from netns_orch import lab
     from netns_orch.cli import render
 
-    choose.require_root()
-    reports, code = [], EXIT_DONE
+    done: list[DownReport | None] = []
     for row in [*lab.labs(), *lab.lost_labs()]:
         try:
             with Progress() as progress:
-                reports.append(lab.down(str(row["lab"]), progress=progress, wait=wait))
+                report = lab.down(str(row["lab"]), progress=progress, wait=wait)
         except NetorchError as error:
             note(error_text(error))
-            code = EXIT_FAILED
+            done.append(None)
             continue
+        done.append(report)
         if not json:
-            note(render.down_line(reports[-1]))
-    if json:
-        out_json([render.down_json(report) for report in reports])
-    elif not reports and code == EXIT_DONE:
-        note("no lab is up")
-    return code
+            note(render.down_line(report))
+    return done
 
 
 @app.command("plan", cls=Command, rich_help_panel=BUILD)
@@ -277,7 +285,7 @@ def plan(
     if format_ not in formats:
         raise UsageError(f"--format {format_}: no such format", hint=f"expected {', '.join(formats)}")
     topology = _load(file, name, var, private=private, untrusted=untrusted)
-    choose.require_root()
+    choose.settle(topology)
     if format_ == "shell":
         _show_script(topology, json=json)
     else:
@@ -322,7 +330,8 @@ def validate(
     try:
         variables = choose.variables(var or [])
         topology = lab.load(path, name=name or lab_name, variables=variables, untrusted=untrusted)
-        warnings = lab.validate(topology, host=choose.is_root())
+        settled = choose.can_settle(topology)
+        warnings = lab.validate(topology, host=settled)
     except LabFileError as error:
         if not json:
             raise
@@ -333,7 +342,7 @@ def validate(
     else:
         warn(warnings)
         out(render.valid_line(str(path), topology))
-        if not choose.is_root():
+        if not settled:
             note("not checked against this host: that needs root")
     return EXIT_DONE
 
@@ -393,7 +402,7 @@ def ls(json: Json = False) -> None:
     from netns_orch import lab
     from netns_orch.cli import render
 
-    choose.require_root()
+    choose.look()
     rows = [*lab.labs(), *lab.lost_labs()]
     if json:
         out_json(rows)
@@ -450,7 +459,7 @@ def inspect(
     """Print everything about a container or a lab as JSON."""
     from netns_orch import lab
 
-    choose.require_root()
+    choose.look()
     is_lab = word is None or lab.is_file(word) or word in [row["lab"] for row in lab.labs()]
     if is_lab and lab_word is None:
         out_json(lab.inspect(choose.lab_name(word), None))
@@ -465,6 +474,7 @@ capture.register(app)
 
 changes.register(app, LOOK)
 gc.register(app, MORE)
+doctor.register(app, MORE)
 
 
 @app.command("schema", cls=Command, rich_help_panel=MORE)

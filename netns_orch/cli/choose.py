@@ -6,12 +6,17 @@ Owns: these rules, and the errors for words that mean nothing.  Must not: do wha
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from netns_orch.errors import PermissionNeeded, UsageError
+from netns_orch.kernel import userdir
+
+if TYPE_CHECKING:
+    from netns_orch.labfile.model import Topology
+
+T = TypeVar("T")
 
 DEFAULT_FILE = "lab.yaml"
 
@@ -23,15 +28,43 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
     return hints.nearest(word, names)
 
 
-def is_root() -> bool:
-    """Whether this process has the rights to make a lab or to look into one."""
-    return os.geteuid() == 0
+def settle(topology: Topology, *, building: bool = False) -> None:
+    """Go where the lab is built: root is there; an ordinary user enters the lab's realm, made where missing.
+
+    PermissionNeeded where this host lets no ordinary user have one.
+    """
+    from netns_orch.cli import rootless
+
+    rootless.settle(topology, building=building)
 
 
 def require_root() -> None:
-    """PermissionNeeded where they are missing, before anything is done, or goes unseen for want of them."""
-    if not is_root():
-        raise PermissionNeeded("this needs root: labs are made of namespaces, interfaces and cgroups")
+    """PermissionNeeded for an ordinary user."""
+    if userdir.is_ordinary():
+        raise PermissionNeeded("this needs root")
+
+
+def can_settle(topology: Topology) -> bool:
+    """The same, where it is possible."""
+    try:
+        settle(topology)
+    except PermissionNeeded:
+        return False
+    return True
+
+
+def look() -> list[str]:
+    """Before labs are looked for: forget those of this user whose first process was killed; their names."""
+    from netns_orch.cli import rootless
+
+    return rootless.look()
+
+
+def each(function: Callable[[], Iterable[T]]) -> Iterable[T]:
+    """What ``function`` finds on this host; for an ordinary user in the realm of each of his labs."""
+    from netns_orch.cli import rootless
+
+    return rootless.each(function)
 
 
 def lab_file(word: str | None) -> tuple[Path, str | None]:
@@ -42,7 +75,6 @@ def lab_file(word: str | None) -> tuple[Path, str | None]:
         return _here(), None
     if lab.is_file(word):
         return _existing(Path(word)), None
-    require_root()
     rows = {str(row["lab"]): row for row in lab.labs()}
     if word not in rows:
         raise _neither(word, rows)
@@ -92,14 +124,16 @@ def _neither(word: str, rows: Mapping[str, Any]) -> UsageError:
     return UsageError(f"{word} is neither a file nor a lab that is up", hint=hint)
 
 
-def lab_name(word: str | None, *, node: str | None = None) -> str:
+def lab_name(word: str | None, *, node: str | None = None, needed: bool = True) -> str:
     """The lab that FILE, LAB or nothing means (DESIGN section 3); with a node, the only lab that has it."""
     from netns_orch import lab
+    from netns_orch.cli import rootless
 
-    require_root()
+    rootless.look()
     name = lab.find(word, node=node)
     if word is not None and lab.is_file(word):
         _refuse_namesake(name, Path(word))
+    rootless.enter(name, needed=needed)
     return name
 
 
@@ -119,12 +153,13 @@ def _refuse_namesake(name: str, file: Path) -> None:
 def down_name(word: str | None) -> str | None:
     """The lab to take down; None where no lab is up, which is no error for ``down``."""
     from netns_orch import lab
+    from netns_orch.cli import rootless
 
-    require_root()
+    rootless.look()
     if word is None and not lab.labs():
         # Marks in the kernel may have outlived the run directory: then the file here knows the name.
         return lab.find(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
-    return lab_name(word)
+    return lab_name(word, needed=False)
 
 
 def variables(pairs: Iterable[str]) -> dict[str, str]:
@@ -192,7 +227,7 @@ def file_not_up(word: str | None) -> Path | None:
     meant = lab.is_file(word) if word is not None else file.is_file()
     if not meant:
         return None
-    rows = lab.labs() if is_root() else []
+    rows = lab.labs()
     others = word is None and bool(rows)
     up = any(row["file"] == str(file.resolve()) for row in rows)
     return None if up or others else _existing(file)

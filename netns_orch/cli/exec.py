@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-from netns_orch.kernel import enter, session, uplabs
+from netns_orch.kernel import enter, session, uplabs, userdir
 from netns_orch.kernel.enter import Refused
 
 TYPE_CHECKING = False
@@ -70,6 +70,8 @@ class Options:
         self.lab: str | None = None
         self.environment: dict[str, str] = {}
         self.labels: list[tuple[str, str | None]] = []
+        self.argv: Sequence[str] | None = None
+        """The words behind the command, as they were given."""
 
     @property
     def many(self) -> bool:
@@ -197,14 +199,33 @@ def choose(options: Options, words: list[str]) -> tuple[Lab, list[str], list[str
     if node is None and not options.many:
         raise Refused("which container?", f"usage: {USAGE}")
     lab = _lab(labs, options.lab, node)
+    if userdir.is_ordinary():
+        _enter_realm(lab, options)
+        lab = _lab(uplabs.labs_up(), lab.name, node)
     names = _members(lab, options, node)
     if not words:
         raise Refused("which command?", f"usage: {USAGE}")
     return lab, names, words
 
 
+def _enter_realm(lab: Lab, options: Options) -> None:
+    """Rootless: all of the lab is in a realm; inside, this is what root does (``kernel.realm``)."""
+    from netns_orch.kernel import interpreter, realm
+
+    here = realm.Realm(lab.name)
+    if not here.open():
+        raise Refused(f"lab {lab.name} has ended: its first process was killed", "netorch up FILE")
+    here.enter()
+    if options.argv is not None:
+        interpreter.run_protected("netns_orch.cli", "main", [options.command, *options.argv])
+
+
 def _lab(labs: list[Lab], wanted: str | None, node: str | None) -> Lab:
     if not labs:
+        if userdir.is_ordinary() and os.path.isdir(userdir.RUN):
+            from netns_orch.errors import PermissionNeeded
+
+            raise PermissionNeeded("no lab of yours is up, and those of root are root's alone")
         raise Refused("no lab is up", "netorch up FILE")
     if wanted is not None:
         return _named_lab(labs, wanted)
@@ -271,6 +292,7 @@ def _nearest(word: str, known: Sequence[str]) -> list[str]:
 
 def _exec(argv: Sequence[str]) -> int:
     options, words = parse(argv)
+    options.argv = argv
     if options.help:
         sys.stdout.write(HELP + "\n")
         return 0
@@ -281,6 +303,7 @@ def _shell(argv: Sequence[str]) -> int:
     options, words = parse(argv, "shell")
     if len(words) > 1 and words[1].startswith("-"):  # no command comes, so options may follow NODE
         options, words = parse([*argv[: -len(words)], *words[1:], words[0]], "shell")
+    options.argv = argv
     if options.help:
         sys.stdout.write(SHELL_HELP + "\n")
         return 0

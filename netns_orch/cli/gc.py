@@ -5,6 +5,7 @@ Owns: its words.  Must not: know what is left over (``collect`` does).
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -35,9 +36,9 @@ def gc(
     from netns_orch import collect
     from netns_orch.cli import render
 
-    choose.require_root()
     entries, code = [], EXIT_DONE
-    for found in collect.collect(dry_run=dry_run):
+    ended = [collect.Found(lab, "its first process was killed", removed=True) for lab in choose.look()]
+    for found in chain(ended, choose.each(lambda: collect.collect(dry_run=dry_run))):
         entries.append(render.found_json(found))
         if found.error is not None:
             note(error_text(found.error))

@@ -38,7 +38,6 @@ def link(words: Words, lab: LabOption = None, wait: Wait = None, json: Json = Fa
     from netns_orch import cables
 
     (a, b), action, settings = _parsed(words)
-    choose.require_root()
     name = choose.lab_name(lab, node=a.partition(":")[0])
     seconds = choose.seconds("--wait", wait)
     if action == "show":

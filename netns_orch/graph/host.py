@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
-from netns_orch.errors import KernelError, MissingFeature, NetorchError, Where
+from netns_orch.errors import KernelError, MissingFeature, NetorchError, NotRootless, Where
 from netns_orch.graph import roots
 from netns_orch.graph.addresses import Net, parse_net
 from netns_orch.graph.names import Problems, file_order, nearest, place
@@ -37,6 +37,11 @@ HOW_TO = {
     "ip6tables": "install ip6tables (`apt-get install iptables`)",
     "zstd": "install zstd (`apt-get install zstd`)",
     "user-namespace": "sysctl user.max_user_namespaces is 0, or the kernel is built without CONFIG_USER_NS",
+    "host:IF": "an ordinary user has no rights over the host's interfaces: leave the link out",
+    "delegation": "systemd hands {controller} on to users where user@.service says so: put the lines "
+    "`[Service]` and `Delegate=cpu cpuset io memory pids` into "
+    "/etc/systemd/system/user@.service.d/delegate.conf, log in anew, and run netorch in a cgroup of its own: "
+    "systemd-run --user --scope -p Delegate=yes netorch up ...",
     "time-namespace": "the kernel is built without CONFIG_TIME_NS (Linux 5.6 and later have it)",
 }
 """What to do about a feature that is missing."""
@@ -71,7 +76,10 @@ def check_host(wiring: Wiring, facts: HostFacts) -> tuple[list[NetorchError], li
             problems.errors.append(_taken(bridge))
         _clashes(bridge, facts, problems)
     for cable in wiring.cables:
-        if cable.b.kind == "host" and cable.b.ifname not in facts.interfaces:
+        if cable.b.kind == "host" and facts.rootless:
+            what = f"the host's interface {cable.b.ifname} can't be plugged into a rootless lab"
+            problems.errors.append(NotRootless(what, where=cable.b.where, hint=HOW_TO["host:IF"]))
+        elif cable.b.kind == "host" and cable.b.ifname not in facts.interfaces:
             name = cable.b.ifname
             hint = nearest(name, (known for known in facts.interfaces if known != "lo"))
             problems.error(f"the host has no interface {name}", cable.b.where, hint)
@@ -128,7 +136,12 @@ def _missing(wiring: Wiring, facts: HostFacts) -> Iterator[NetorchError]:
     """One error for each feature, at the first place that needs it."""
     seen: set[str] = set()
     for feature, key, where in _needs(wiring):
-        if feature in facts.features or feature in seen:
+        if feature in facts.features:
+            continue
+        if facts.rootless and feature.startswith("cgroup:"):
+            yield _not_delegated(feature.removeprefix("cgroup:"), key, where)
+            continue
+        if feature in seen:
             continue
         seen.add(feature)
         hint = HOW_TO.get(feature)
@@ -136,6 +149,14 @@ def _missing(wiring: Wiring, facts: HostFacts) -> Iterator[NetorchError]:
             controller = feature.removeprefix("cgroup:")
             hint = f"no cgroup hierarchy of this host offers us the controller {controller}"
         yield MissingFeature(f"this host lacks {feature}, which {key} needs", where=where, hint=hint)
+
+
+def _not_delegated(controller: str, key: str, where: Where | None) -> NotRootless:
+    return NotRootless(
+        f"{key} can't be had: the cgroup controller {controller} is not delegated to this user",
+        where=where,
+        hint=HOW_TO["delegation"].format(controller=controller),
+    )
 
 
 def _needs(wiring: Wiring) -> Iterator[Need]:

@@ -8,6 +8,9 @@
   use).
 - network: ``netlink`` and ``messages`` (bytes), ``network`` (changes), ``netobserve`` (what is there).
 - checks: ``prober`` (the way in), ``probes`` and ``stream`` (packets that ask), and what they are made of.
+- rootless: ``realm`` (a lab's own namespaces, and the way in) and ``founding`` (how they come to be), by
+  ``holder`` and ``idmap``; ``outside`` (the way out), ``hostroot`` (the host's root in parts), ``ids``,
+  ``userdir``.
 - the host: ``hosttable`` and ``forwarding`` (nft), ``hostsysctl``, ``facts``, ``rundir`` (files and locks),
   ``leftovers`` (what bears our marks, and whose it is).
 

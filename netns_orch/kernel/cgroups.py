@@ -21,7 +21,7 @@ from typing import Any, TypedDict
 
 from netns_orch.errors import KernelError, NetorchError
 from netns_orch.kernel import cgroupfiles as files
-from netns_orch.kernel import cgrouplimits, cgroupusage, devicefilter
+from netns_orch.kernel import cgrouplimits, cgroupusage, devicefilter, realm
 from netns_orch.kernel import cgrouptree as tree
 from netns_orch.kernel import cgroupwrites as writes
 from netns_orch.kernel import hierarchies as trees
@@ -32,6 +32,10 @@ from netns_orch.resources import Cgroup, Resource, from_json, to_json
 _ACCOUNTED = ("memory", "pids")
 """v2: switched on where that is possible, even without a limit, so that use and OOM kills are counted."""
 _EMPTY_TIMEOUT = 10.0
+DELEGATE = (
+    "systemd delegates them to a user's commands: systemd-run --user --scope -p Delegate=yes netorch up ..."
+    "\nor run it as root"
+)
 _FREEZE_TIMEOUT = 5.0
 
 
@@ -52,14 +56,25 @@ class Hierarchies:
         self._labs: dict[tuple[str, str], list[tuple[Hierarchy, str]]] = {}
         self._switched: dict[tuple[str, str], set[str]] = {}
         """v2 controllers that were asked for already; those only useful perhaps in vain."""
+        self.filters_devices = True
+        """Whether device nodes can be forbidden: on v2 that takes a BPF program, and root."""
 
     @classmethod
     def detect(cls, proc: str = "/proc/self") -> Hierarchies:
-        """Read /proc; KernelError where no hierarchy can be used."""
+        """Read /proc; KernelError where no hierarchy can be used.
+
+        In the realm of a rootless lab there is v2 alone, and that only where it was delegated to the user (v1
+        is not safe to be, cgroup-v1/cgroups.rst): often there is none at all, and then nothing is limited.
+        """
         try:
             found = trees.detect(proc)
         except OSError as error:
             raise KernelError(f"cgroups: {error.strerror}", errno=error.errno) from error
+        around = realm.inside()
+        if around is not None:
+            rootless = cls([h for h in found if h.version == 2] if around["cgroups"] else [])
+            rootless.filters_devices = False
+            return rootless
         if not found:
             hint = "mount -t cgroup2 none /sys/fs/cgroup"
             raise KernelError("no cgroup hierarchy is mounted here", hint=hint)
@@ -174,7 +189,8 @@ class Hierarchies:
         self._filter_devices(made, limits, before)
         mark = to_json(limits)
         mark.pop("where", None)
-        files.set_mark(made[-1][1], json.dumps(mark))
+        if made:
+            files.set_mark(made[-1][1], json.dumps(mark))
 
     def _directory(self, made: Sequence[tuple[Hierarchy, str]], controller: str) -> str:
         """The container's directory in the hierarchy that has the controller."""
@@ -186,7 +202,7 @@ class Hierarchies:
         same = before is not None and (
             (before.privileged_devices, before.devices) == (limits.privileged_devices, limits.devices)
         )
-        if same:
+        if same or not self.filters_devices:
             return
         rules = None if limits.privileged_devices else devicefilter.rules(limits.devices)
         v1 = next((path for hierarchy, path in made if "devices" in hierarchy.controllers), None)
@@ -323,6 +339,10 @@ class Hierarchies:
                 check = lambda: files.read(f"{v1}/freezer.state") == state  # noqa: E731
             else:
                 return
+            elif frozen:
+                raise KernelError(
+                    f"container {container} can't be paused: this user has no cgroups", hint=DELEGATE
+                )
             _until(check, _FREEZE_TIMEOUT)
 
     # -- removing ------------------------------------------------------------------------------------

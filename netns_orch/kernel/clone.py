@@ -18,6 +18,7 @@ import fcntl
 import os
 import signal
 import socket
+from contextlib import suppress
 
 from netns_orch.kernel import syscalls as sc
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 IDS = 65536
-"""How many ids a user namespace of a container has."""
+"""How many ids a user namespace of a container has; in the realm of a rootless lab, all that one has."""
 _ALWAYS = sc.CLONE_NEWUTS | sc.CLONE_NEWIPC | sc.CLONE_NEWPID | sc.CLONE_NEWCGROUP
 _GO = b"go"
 
@@ -50,6 +51,22 @@ class First:
         if self.user >= 0:
             os.close(self.user)
             self.user = -1
+
+
+def in_proc(pid: int, pidfd: int = -1) -> int:
+    """The number of a process in /proc: in a realm (``realm``) it is not the one known here.
+
+    ``pidfd`` is a descriptor of it, where there is one.
+    """
+    if os.readlink("/proc/self") == str(os.getpid()):
+        return pid
+    descriptor = pidfd if pidfd >= 0 else sc.pidfd_open(pid)
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(b"Pid:"))
+    finally:
+        if pidfd < 0:
+            os.close(descriptor)
 
 
 def is_ordinary(order: dict[str, Any]) -> bool:
@@ -145,11 +162,12 @@ def _clone_inside(first_id: int, flags: int, cgroup: int | None, owner: int) -> 
     user = -1
     try:
         _heard(ours)
+        seen = in_proc(middle)
         if owner < 0:
-            _map(middle, first_id)
+            _map(seen, first_id)
         else:
-            first_id = _mapped(middle)
-        user = os.open(f"/proc/{middle}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            first_id = _mapped(seen)
+        user = os.open(f"/proc/{seen}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         ours.send(_GO)
         pid = int(_heard(ours))
         return First(pid, sc.pidfd_open(pid), user, first_id)
@@ -174,7 +192,8 @@ def _middle(channel: socket.socket, flags: int, owner: int) -> First:
         channel.send(_GO)
         if channel.recv(64) != _GO:
             os._exit(1)
-        os.setgroups([])
+        with suppress(PermissionError):  # where the namespace around it allows none to be given up
+            os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -200,9 +219,16 @@ def _heard(channel: socket.socket) -> bytes:
 
 
 def _map(pid: int, first_id: int) -> None:
-    """Give a new user namespace its ids (user_namespaces(7))."""
+    """Give a new user namespace its ids (user_namespaces(7)); from 0 on: the same as around it."""
     for kind in ("uid", "gid"):
-        sc.write_file(f"/proc/{pid}/{kind}_map", b"0 %d %d\n" % (first_id, IDS))
+        text = b"0 %d %d\n" % (first_id, IDS) if first_id else _same_ids(kind)
+        sc.write_file(f"/proc/{pid}/{kind}_map", text)
+
+
+def _same_ids(kind: str) -> bytes:
+    with open(f"/proc/self/{kind}_map", "rb") as file:
+        rows = [line.split() for line in file]
+    return b"".join(b"%b %b %b\n" % (first, first, count) for first, _, count in rows)
 
 
 def _mapped(pid: int) -> int:

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from netns_orch.errors import KernelError, UsageError
+from netns_orch.kernel import ids, users
 from netns_orch.kernel import syscalls as sc
-from netns_orch.kernel import users
 from netns_orch.kernel.processes import IdMap
 
 if TYPE_CHECKING:
@@ -383,7 +383,7 @@ class Place:
     def _symlink(self, entry: Entry, parent: int, base: str) -> None:
         _make_room(parent, base)
         os.symlink(entry.target, base, dir_fd=parent)
-        os.chown(base, *self._owner(entry), dir_fd=parent, follow_symlinks=False)
+        ids.give(base, *self._owner(entry), dir_fd=parent)
         os.utime(base, (entry.modified, entry.modified), dir_fd=parent, follow_symlinks=False)
 
     def _hardlink(self, entry: Entry, parent: int, base: str) -> None:
@@ -400,7 +400,7 @@ class Place:
     def _fifo(self, entry: Entry, parent: int, base: str) -> None:
         _make_room(parent, base)
         os.mkfifo(base, entry.mode & 0o777, dir_fd=parent)
-        os.chown(base, *self._owner(entry), dir_fd=parent, follow_symlinks=False)
+        ids.give(base, *self._owner(entry), dir_fd=parent)
 
     def _owner(self, entry: Entry) -> tuple[int, int]:
         if self.keep_owner:
@@ -409,7 +409,7 @@ class Place:
 
     def _dress(self, descriptor: int, entry: Entry) -> None:
         """Owner, mode, time.  What came out of a container gets no set-user-ID bit on the host."""
-        os.fchown(descriptor, *self._owner(entry))
+        ids.give(descriptor, *self._owner(entry))
         os.fchmod(descriptor, entry.mode & ~_SPECIAL_BITS if self.tree.is_host else entry.mode)
         os.utime(descriptor, (entry.modified, entry.modified))
 

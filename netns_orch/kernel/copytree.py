@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 
+from netns_orch.kernel import ids
 from netns_orch.kernel import syscalls as sc
 
 _DEEPEST = 200
@@ -51,10 +52,10 @@ def _entry(name: str, source: int, target: int, depth: int) -> None:
         _file(name, source, target)
     elif stat.S_ISLNK(found.st_mode):
         os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-        os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
+        ids.give(name, found.st_uid, found.st_gid, dir_fd=target)
     elif not stat.S_ISSOCK(found.st_mode):
         os.mknod(name, found.st_mode, found.st_rdev, dir_fd=target)
-        os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
+        ids.give(name, found.st_uid, found.st_gid, dir_fd=target)
 
 
 def _file(name: str, source: int, target: int) -> None:
@@ -73,7 +74,7 @@ def _file(name: str, source: int, target: int) -> None:
 
 
 def _attributes(found: os.stat_result, target: int) -> None:
-    os.fchown(target, found.st_uid, found.st_gid)
+    ids.give(target, found.st_uid, found.st_gid)
     os.fchmod(target, stat.S_IMODE(found.st_mode))
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
 

@@ -160,7 +160,7 @@ class LabKernel:
         abouts = {name: about for name in self._container_names(owned) if (about := self.container(name))}
         inside = [
             *self._observe_roots(),
-            *self._observe_cgroups(desired),
+            *self._observe_cgroups(desired, owned),
             *self._observe_containers(abouts, owned),
             *self._observe_strays(abouts, desired),
             *self._observe_names(),
@@ -197,9 +197,17 @@ class LabKernel:
 
         return [] if self.part else list(layers.observe(self.directory.path))
 
-    def _observe_cgroups(self, desired: State) -> Iterator[Cgroup]:
+    def _observe_cgroups(self, desired: State, owned: State | None = None) -> Iterator[Cgroup]:
+        if not self._cgroups.all:  # rootless without any: a container's directory stands for its cgroup
+            yield from self._observe_no_cgroups(desired, owned or State())
+            return
         found = self._cgroups.observe(self.name, self.id, desired)
-        return (cgroup for name, cgroup in found.items() if self._is_ours(name))
+        yield from (cgroup for name, cgroup in found.items() if self._is_ours(name))
+
+    def _observe_no_cgroups(self, desired: State, owned: State) -> Iterator[Cgroup]:
+        for name in self._container_names(owned):
+            known = owned.get(f"cgroup {name}") or desired.get(f"cgroup {name}")
+            yield known if isinstance(known, Cgroup) else Cgroup(container=name)
 
     def _is_ours(self, container: str) -> bool:
         """Whether a container is of this part of the lab."""

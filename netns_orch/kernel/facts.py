@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 
 from netns_orch.errors import KernelError
-from netns_orch.kernel import netfilter
+from netns_orch.kernel import netfilter, realm
 from netns_orch.resources import HostFacts, HostPath
 
 LINK_KINDS = frozenset({"bridge", "veth", "vlan", "vxlan", "bond", "vrf", "dummy", "macvlan", "wireguard"})
@@ -50,6 +50,7 @@ def host_facts(
         routes=network.routes,
         features=features(frozenset(want)),
         upstream_dns=upstream_dns(),
+        rootless=realm.inside() is not None,
     )
 
 

@@ -49,6 +49,15 @@ def detect(proc: str = "/proc/self") -> list[Hierarchy]:
     return found
 
 
+def is_delegated() -> bool:
+    """Whether this process's own v2 cgroup is its user's to divide (cgroup-v2.rst, Delegation)."""
+    own = next((hierarchy.position for hierarchy in detect() if hierarchy.version == 2), None)
+    if own is None:
+        return False
+    files = (own, f"{own}/cgroup.procs", f"{own}/cgroup.subtree_control")
+    return all(os.access(path, os.W_OK) for path in files)
+
+
 @dataclass(frozen=True)
 class _Mount:
     kind: str

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from netns_orch.kernel import realm
 from netns_orch.kernel.rundir import RUN
 
 SIZE = 65536
@@ -25,7 +26,12 @@ _GIVEN_OUT = ("/etc/subuid", "/etc/subgid")
 
 
 def choose(directory: Path) -> int:
-    """The first id of the container whose directory this is: always the same one, unless that is taken."""
+    """The first id of the container whose directory this is: always the same one, unless that is taken.
+
+    In a realm it is 0: a container has the ids that the realm has, of which none is the host's root.
+    """
+    if realm.inside():
+        return 0
     taken = [*_of_containers(directory), *_given_out()]
     start = zlib.crc32(str(directory).encode())
     for step in range(_COUNT):

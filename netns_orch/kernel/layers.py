@@ -19,13 +19,13 @@ from contextlib import suppress
 from typing import Any
 
 from netns_orch.errors import KernelError
-from netns_orch.kernel import rundir
+from netns_orch.kernel import ids, rundir
 from netns_orch.kernel.unpack import (
     OPAQUE,
-    OPAQUE_ATTRIBUTE,
     WHITEOUT,
     Refused,
     hidden_by,
+    make_opaque,
     make_whiteout,
     unpack,
 )
@@ -156,7 +156,7 @@ def _translate(path: str, source: str, markers: Iterable[tuple[str, str]]) -> li
         os.close(directory)
         directory = os.open(f"{below}/{inner}", _DIRECTORY)
         if name == OPAQUE:
-            os.setxattr(directory, OPAQUE_ATTRIBUTE, b"y")
+            make_opaque(directory)
         elif hidden := hidden_by(name):
             make_whiteout(directory, hidden)
         os.close(directory)
@@ -178,6 +178,6 @@ def _make_like(source: str, shadow: str, inner: str) -> None:
 def _like(source: str, copy: str) -> None:
     """Owner, mode and time: of a directory in many layers, the uppermost counts."""
     found = os.stat(source)
-    os.chown(copy, found.st_uid, found.st_gid)
+    ids.give(copy, found.st_uid, found.st_gid)
     os.chmod(copy, stat.S_IMODE(found.st_mode))
     os.utime(copy, ns=(found.st_atime_ns, found.st_mtime_ns))

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import stat
+from contextlib import suppress
 
 from netns_orch.kernel import copytree
 from netns_orch.kernel import syscalls as sc
@@ -113,13 +114,24 @@ class Mount:
         if not (stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)):
             raise OSError(errno.ENODEV, f"{self._source} is not a device")
         name = os.path.basename(self.target)
-        try:
-            os.mknod(name, found.st_mode, found.st_rdev, dir_fd=self._place)
-        except FileExistsError:
+        with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._place)
-            os.mknod(name, found.st_mode, found.st_rdev, dir_fd=self._place)
-        owner = (self._first_id + found.st_uid, self._first_id + found.st_gid)
-        os.chown(name, *owner, dir_fd=self._place, follow_symlinks=False)
+        if make_node(self._source, found.st_mode, found.st_rdev, self._place, name):
+            owner = (self._first_id + found.st_uid, self._first_id + found.st_gid)
+            os.chown(name, *owner, dir_fd=self._place, follow_symlinks=False)
+
+
+def make_node(source: str, mode: int, device: int, directory: int, name: str) -> bool:
+    """A device node; without the right to make one, the host's own (``source``).  Whether it was made."""
+    try:
+        os.mknod(name, mode, device, dir_fd=directory)
+    except PermissionError:
+        tree = sc.open_tree(sc.AT_FDCWD, source)
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=directory))
+        sc.move_mount(tree, directory, name)
+        os.close(tree)
+        return False
+    return True
 
 
 def tmpfs_options(text: str) -> tuple[list[tuple[str, str | None]], int]:

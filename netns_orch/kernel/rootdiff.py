@@ -17,9 +17,9 @@ from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
 from netns_orch.errors import KernelError
-from netns_orch.kernel import rootnote
+from netns_orch.kernel import realm, rootnote
 from netns_orch.kernel import syscalls as sc
-from netns_orch.kernel.unpack import OPAQUE_ATTRIBUTE
+from netns_orch.kernel.unpack import opaque_attribute
 
 ADDED, CHANGED, DELETED = "A", "C", "D"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -80,7 +80,7 @@ class _Below:
         self.roots: list[int] = []
         try:
             for path in reversed(layers):
-                self.roots.append(sc.open_tree(sc.AT_FDCWD, path))
+                self.roots.append(_layer(path))
         except OSError:
             self.close()
             raise
@@ -130,6 +130,13 @@ class _Below:
         return seen, merged
 
 
+def _layer(path: str) -> int:
+    """In a realm the host's / can't be had without the mounts below it, which are locked."""
+    if path == "/" and realm.inside():
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return sc.open_tree(sc.AT_FDCWD, path)
+
+
 def _open(root: int, path: str, flags: int) -> int:
     return sc.openat2(root, path.lstrip("/") or ".", flags, sc.RESOLVE_BENEATH | sc.RESOLVE_NO_SYMLINKS)
 
@@ -140,7 +147,7 @@ def _is_whiteout(found: os.stat_result) -> bool:
 
 def _is_opaque(directory: int | str) -> bool:
     try:
-        return os.getxattr(directory, OPAQUE_ATTRIBUTE) == b"y"
+        return os.getxattr(directory, opaque_attribute()) == b"y"
     except OSError:
         return False
 

@@ -17,9 +17,9 @@ import os
 import stat
 from contextlib import suppress
 
-from netns_orch.kernel import confine, rootnote
+from netns_orch.kernel import confine, hostroot, rootnote
 from netns_orch.kernel import syscalls as sc
-from netns_orch.kernel.mounts import Mounts
+from netns_orch.kernel.mounts import Mounts, make_node
 from netns_orch.kernel.within import (
     INSIDE,
     attach,
@@ -63,7 +63,7 @@ GENERATED = ("hosts", "hostname", "resolv.conf")
 _OWN_DEVICES = ("pts", "shm", "mqueue", "hugepages")
 _DELEGATED = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks")
 _AT_MOST = (("cgroup.max.depth", b"16"), ("cgroup.max.descendants", b"1024"))
-_TTY = 5
+TTY = 5
 """The group of terminals."""
 _FRESH = ("/proc", "/sys", "/dev", "/run", "/tmp")
 _ENGINES = (
@@ -111,6 +111,12 @@ def _below(path: str, parents: tuple[str, ...]) -> bool:
     return any(path == parent or path.startswith(parent + "/") for parent in parents)
 
 
+def parts(mountinfo: str) -> list[hostroot.Part]:
+    """The parts that the host's root is shown in where it can't be shown at once."""
+    points = [_unescape(line.split(" ")[4]) for line in mountinfo.splitlines()]
+    return hostroot.survey(points, _ENGINES)
+
+
 def cgroup_mounts(mountinfo: str) -> list[Mount]:
     """(mount point, name below /sys/fs/cgroup or empty) of each hierarchy on this host, longest first."""
     found = []
@@ -135,8 +141,8 @@ class Builder:
         self.cgroup = order["cgroup"]
         self.host = host
         self.path = order["directory"]
-        self.user = user
-        """A descriptor of its user namespace; -1: the host's own."""
+        self.user = user if first_id else -1
+        """A descriptor of its user namespace, where ids differ there from those here; else -1."""
         self.first_id = first_id
         """The host's id of root inside."""
         self.doing = ""
@@ -195,6 +201,10 @@ class Builder:
             os.mkdir(name, 0o755, dir_fd=self.store)
         sc.move_mount(self.store, self.directory)
         root = self.spec["root"]
+        if root["kind"] == "host" and self.host["parts"] is not None:
+            self.root = hostroot.mount(self.store, self.host["parts"], self._do)
+            self._keep_view()
+            return
         lower: list[int] = []
         for path in ["/"] if root["kind"] == "host" else reversed(root["layers"]):
             self.doing = f"open {path} for the root"
@@ -208,9 +218,18 @@ class Builder:
             ("workdir", f"{here}/work"),
             ("redirect_dir", "nofollow"),  # one that an image brings along would show another directory
         ]
+        if self.host["parts"] is not None:
+            options.append(("userxattr", None))  # trusted.* is the host's root's alone
         self.root = self._mount_overlay(options)
         for item in lower:
             os.close(item)
+        self._keep_view()
+
+    def _do(self, what: str) -> None:
+        self.doing = what
+
+    def _keep_view(self) -> None:
+        """A plain copy of the store's mount: what is mounted inside it would be locked."""
         self.view = sc.open_tree(self.store, "")
         sc.mount_setattr(self.view, sc.MOUNT_ATTR_RDONLY | _PLAIN)
 
@@ -220,7 +239,9 @@ class Builder:
             sc.move_mount(root, self.store, "root")
             return root
         # Many layers: their names are more than fsconfig(2) takes at once, but not more than mount(2) does.
-        data = ",".join(f"{name}={value}" for name, value in options if name != "source")
+        data = ",".join(
+            name if value is None else f"{name}={value}" for name, value in options if name != "source"
+        )
         sc.mount("overlay", f"/proc/self/fd/{self.store}/root", "overlay", 0, data)
         return os.open("root", _DIRECTORY | os.O_CLOEXEC, dir_fd=self.store)
 
@@ -252,14 +273,17 @@ class Builder:
                 raise
 
     def _host_file_systems(self) -> None:
+        # In a realm, mounts of the host's can't be had without those below them (mount_namespaces(7)).
+        with_those_below = 0 if self.host["parts"] is None else sc.AT_RECURSIVE
         for point in self.host["mounts"]:
             self.doing = f"show the host's {point}"
             try:
-                tree = sc.open_tree(sc.AT_FDCWD, point)
+                tree = sc.open_tree(sc.AT_FDCWD, point, sc.OPEN_TREE_CLONE | with_those_below)
                 target = sc.openat2(self.root, point.lstrip("/"), _PATH, INSIDE)
             except (FileNotFoundError, PermissionError):
                 continue  # unmounted meanwhile, covered by another mount, or another user's FUSE
-            sc.mount_setattr(tree, sc.MOUNT_ATTR_RDONLY | sc.MOUNT_ATTR_NODEV)
+            attributes = sc.MOUNT_ATTR_RDONLY | sc.MOUNT_ATTR_NODEV
+            sc.mount_setattr(tree, attributes, recursive=bool(with_those_below))
             self._map(tree)
             attach(tree, target)
 
@@ -337,18 +361,21 @@ class Builder:
     def _dev(self) -> None:
         self.doing = "make /dev"
         self.dev = sc.new_mount("tmpfs", [("mode", "0755"), ("size", "64k")], sc.MOUNT_ATTR_NOSUID)
-        for name, major, minor in DEVICES:
-            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=self.dev)
+        self._over(self.dev, "dev")
         for name in ("pts", "shm", "mqueue", "net"):
             os.mkdir(name, 0o755, dir_fd=self.dev)
-        os.mknod("net/tun", stat.S_IFCHR | 0o666, os.makedev(10, 200), dir_fd=self.dev)
+        for name, major, minor in DEVICES:
+            make_node(f"/dev/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor), self.dev, name)
+        with suppress(FileNotFoundError):  # a host without it, where no node can be made
+            make_node("/dev/net/tun", stat.S_IFCHR | 0o666, os.makedev(10, 200), self.dev, "net/tun")
         for name, target in LINKS:
             os.symlink(target, name, dir_fd=self.dev)
-        self._over(self.dev, "dev")
         if self.spec["privileged"] and self.user < 0:
             self._every_device("/dev", self.dev)
         no_exec = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NOEXEC
-        pts: Options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", str(self.first_id + _TTY))]
+        pts: Options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", str(self.first_id + TTY))]
+        if not self.host["tty_group"]:
+            pts.pop()  # it has no id here
         shm: Options = [("mode", "1777"), ("size", "64m")]
         self._below_dev("pts", "devpts", pts, no_exec)
         self._below_dev("shm", "tmpfs", shm, _PLAIN)
@@ -365,7 +392,7 @@ class Builder:
             state = entry.stat(follow_symlinks=False)
             if stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode):
                 try:
-                    os.mknod(entry.name, state.st_mode, state.st_rdev, dir_fd=into)
+                    make_node(entry.path, state.st_mode, state.st_rdev, into, entry.name)
                 except FileExistsError:
                     continue
             elif entry.is_dir(follow_symlinks=False) and entry.name not in (

@@ -16,18 +16,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from netns_orch.errors import KernelError, Where
-from netns_orch.kernel import idranges, init, interpreter, users
+from netns_orch.kernel import idranges, init, interpreter, namespaces, realm, users
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.rundir import boot_id, make_directories, process_start_time, replace_file
 from netns_orch.resources import ContainerSpec, ProcessSpec
 
+if TYPE_CHECKING:
+    import threading
+
+T = TypeVar("T")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ANSWER_TIMEOUT = 600.0
 """Seconds to wait for PID 1's answer: it may have to give another command its grace period first."""
@@ -105,14 +109,19 @@ class Zygote:
         program = Path(__file__).with_name("zygote.py")
         protected = interpreter.protected()
         inherited = [theirs.fileno(), *([lock_fd] if lock_fd is not None else [])]
-        try:
-            self._process = subprocess.Popen(
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", str(program), str(theirs.fileno())],
                 executable=f"/proc/self/fd/{protected}" if protected is not None else None,
                 pass_fds=inherited if protected is None else [*inherited, protected],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+
+        try:
+            around = realm.inside()
+            self._process = start() if around is None else _born_in(around["pid"], start)
         except OSError as error:
             raise KernelError(
                 f"the process that forks containers: {error.strerror}", errno=error.errno
@@ -186,6 +195,23 @@ class Zygote:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         hint = _HINTS[errno.ENOMEM] if code == -signal.SIGKILL else None
         return KernelError(f"the process that forks containers {how}", hint=hint)
+
+
+def _born_in(holder: int, start: Callable[[], T]) -> T:
+    """Start a process in the pid namespace of a realm's holder.
+
+    In a thread: who has entered a pid namespace above which he has no rights can't go back (setns(2)).
+    """
+
+    def work(_: threading.Event) -> T:
+        pidfd = sc.pidfd_open(holder)
+        try:
+            sc.setns(pidfd, sc.CLONE_NEWPID)
+        finally:
+            os.close(pidfd)
+        return start()
+
+    return namespaces.run_in_thread(work)
 
 
 def _order_json(order: CreateOrder, number: int) -> str:

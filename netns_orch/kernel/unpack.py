@@ -26,11 +26,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Protocol
 
+from netns_orch.kernel import ids, realm
 from netns_orch.kernel import syscalls as sc
 
 WHITEOUT, OPAQUE, _BOOKKEEPING = ".wh.", ".wh..wh..opq", ".wh..wh."
 """A name it begins hides one below; this one hides all below its directory; others were aufs's own."""
-OPAQUE_ATTRIBUTE = "trusted.overlay.opaque"
+_OPAQUE_ATTRIBUTES = ("trusted.overlay.opaque", "user.overlay.opaque")
+"""The second in a realm, where overlays have ``userxattr``: trusted.* is the host's root's alone."""
 ZSTD_HINT = "install zstd (`apt-get install zstd`)"
 _CHUNK = 1 << 20
 _LONGEST_HEADER = 4 << 20
@@ -286,7 +288,7 @@ class _Unpacker:
                 os.mkdir(name, 0o755, dir_fd=parent)
         found = os.open(name, _DIRECTORY, dir_fd=parent)
         if opaque:
-            os.setxattr(found, OPAQUE_ATTRIBUTE, b"y")
+            make_opaque(found)
         return found
 
     # -- what is no directory --------------------------------------------------------------------
@@ -355,10 +357,13 @@ class _Unpacker:
         elif member.ischr() or member.isblk():
             kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
             number = os.makedev(member.devmajor, member.devminor)
-            os.mknod(name, kind | 0o600, number, dir_fd=parent)
+            try:
+                os.mknod(name, kind | 0o600, number, dir_fd=parent)
+            except PermissionError:
+                return  # an ordinary user can make none, and what is in an image is of no use in a container
         else:
             raise Refused(f"member {member.name!r} is of a kind that is not known ({member.type!r})")
-        os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
+        ids.give(name, member.uid, member.gid, dir_fd=parent)
         if not member.issym():
             os.chmod(name, stat.S_IMODE(member.mode), dir_fd=parent)  # made just now: no link
         when = _nanoseconds(member)
@@ -370,7 +375,7 @@ class _Unpacker:
         """Owner, mode, extended attributes and time, in the order in which none undoes another."""
         when = _nanoseconds(member)
         try:
-            os.fchown(descriptor, member.uid, member.gid)
+            ids.give(descriptor, member.uid, member.gid)
             os.fchmod(descriptor, stat.S_IMODE(member.mode))
             for name, value in _extended(member):
                 _set_attribute(descriptor, name, value)
@@ -433,7 +438,7 @@ def _is_whiteout(parent: int, name: str) -> bool:
 
 def _hide(parent: int, name: str) -> None:
     if name == OPAQUE:
-        os.setxattr(parent, OPAQUE_ATTRIBUTE, b"y")
+        make_opaque(parent)
     elif hidden := hidden_by(name):
         make_whiteout(parent, hidden)
 
@@ -446,6 +451,16 @@ def hidden_by(name: str) -> str | None:
     return None if name.startswith(_BOOKKEEPING) else hidden
 
 
+def opaque_attribute() -> str:
+    """The extended attribute that says of a directory that nothing of the layers below is seen in it."""
+    return _OPAQUE_ATTRIBUTES[realm.inside() is not None]
+
+
+def make_opaque(directory: int | str) -> None:
+    """Hide all that the layers below have in a directory."""
+    os.setxattr(directory, opaque_attribute(), b"y")
+
+
 def make_whiteout(parent: int, name: str) -> None:
     """Hide ``name`` of the layers below; what this layer has of that name stays."""
     try:
@@ -453,5 +468,5 @@ def make_whiteout(parent: int, name: str) -> None:
     except FileExistsError:
         if stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
             found = os.open(name, _DIRECTORY, dir_fd=parent)
-            os.setxattr(found, OPAQUE_ATTRIBUTE, b"y")
+            make_opaque(found)
             os.close(found)

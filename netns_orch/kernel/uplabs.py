@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 
+from netns_orch.kernel import userdir
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-RUN = "/run/netorch"
-"""As ``rundir.RUN``; a test holds them equal."""
 _SO_NETNS_COOKIE = 71
 
 
@@ -103,23 +103,18 @@ class Lab:
 
 
 def labs_up(id: str | None = None) -> list[Lab]:
-    """The labs of this host namespace, by name.  PermissionError where they may not be read.
-
-    None where the run directory is not root's alone: ``rundir`` says so, here they are just not trusted.
-    """
-    suffix = f".{id or host_id()}"
+    """The labs of this host namespace, or of this user.  PermissionError where they may not be read."""
+    suffix = "" if userdir.is_ordinary() else f".{id or host_id()}"
     boot = _boot_id()
-    try:
-        found = os.lstat(RUN)
-        if found.st_mode & 0o170022 != 0o040000 or found.st_uid not in (0, os.geteuid()):
-            return []
-        entries = sorted(os.listdir(RUN))
-    except FileNotFoundError:
-        return []
-    labs = []
-    for entry in entries:
-        if entry.endswith(suffix):
-            about = read_json(f"{RUN}/{entry}/lab.json")
-            if isinstance(about, dict) and about.get("boot_id", boot) == boot:
-                labs.append(Lab(entry.removesuffix(suffix), f"{RUN}/{entry}", about))
-    return labs
+    found = []
+    for run in userdir.runs():
+        try:
+            entries = sorted(os.listdir(run))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            if entry.endswith(suffix):
+                about = read_json(f"{run}/{entry}/lab.json")
+                if isinstance(about, dict) and about.get("boot_id", boot) == boot:
+                    found.append(Lab(entry.rpartition(".")[0], f"{run}/{entry}", about))
+    return found

@@ -26,7 +26,7 @@ import signal
 import socket
 from contextlib import suppress
 
-from netns_orch.kernel import baseline, build, clone, init, rootfs, watch
+from netns_orch.kernel import baseline, build, clone, ids, init, realm, rootfs, watch
 from netns_orch.kernel import syscalls as sc
 
 TYPE_CHECKING = False
@@ -47,6 +47,8 @@ def host_facts(inherited: list[int]) -> dict[str, Any]:
         mountinfo = file.read()
     return {
         "mounts": rootfs.host_mounts(mountinfo),
+        "parts": rootfs.parts(mountinfo) if realm.inside() else None,
+        "tty_group": ids.has("gid", rootfs.TTY),
         "cgroups": rootfs.cgroup_mounts(mountinfo),
         "masked": rootfs.masks(),
         "read_only": rootfs.read_only_paths(),
@@ -85,7 +87,7 @@ class Building:
         self.site: build.Site | None = None
         self.first: clone.First | None = None
         self.watcher = -1
-        self.start_time = 0
+        self.pid = self.start_time = 0
         self.procs: list[int] = []
         """``cgroup.procs`` of its v1 cgroups."""
         self.cgroup: int | None = None
@@ -248,7 +250,7 @@ class Zygote:
         """Record it, and only then let it come to be: no container runs that nobody can name."""
         assert item.site is not None and item.first is not None
         item.doing = "record it"
-        item.start_time = _record(item.order, item.first)
+        item.pid, item.start_time = _record(item.order, item.first)
         item.site.let_go()
         item.close()
         self.building[item.site.report] = item
@@ -267,7 +269,7 @@ class Zygote:
             select.select([first.pidfd], [], [], 5)
             _forget(order)
         else:
-            message |= {"pid": first.pid, "start_time": item.start_time}
+            message |= {"pid": item.pid, "start_time": item.start_time}
             if item.watcher >= 0:
                 os.write(item.watcher, b"!")
                 os.close(item.watcher)
@@ -289,20 +291,21 @@ class Zygote:
         self.home = []
 
 
-def _record(order: dict[str, Any], first: clone.First) -> int:
-    """Write ``container.json`` and ``netns``; returns the start time."""
-    with open(f"/proc/{first.pid}/stat", "rb") as file:
+def _record(order: dict[str, Any], first: clone.First) -> tuple[int, int]:
+    """Write ``container.json`` and ``netns``; returns the pid as all others know it, and the start time."""
+    pid = clone.in_proc(first.pid, first.pidfd)
+    with open(f"/proc/{pid}/stat", "rb") as file:
         start_time = int(file.read().rpartition(b")")[2].split()[19])
     directory = order["directory"]
-    about = {"pid": first.pid, "start_time": start_time, "first_id": first.first_id}
+    about = {"pid": pid, "start_time": start_time, "first_id": first.first_id}
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     with open(os.open(f"{directory}/container.json", flags, 0o600), "w", encoding="utf-8") as file:
         json.dump(order["record"] | about, file)
     link = f"{directory}/netns"
     if os.path.islink(link):
         os.unlink(link)
-    os.symlink(f"/proc/{first.pid}/ns/net", link)
-    return start_time
+    os.symlink(f"/proc/{pid}/ns/net", link)
+    return pid, start_time
 
 
 def _kill(first: clone.First) -> None:

@@ -1,0 +1,211 @@
+"""How the realm of a rootless lab comes to be; and its files cleaned up after its end.
+
+Owns: starting the holder, the ids, ``holder.json``, what to say where user namespaces are not allowed.
+Must not: enter a realm (``realm``), or know what a lab is made of.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from netns_orch.errors import KernelError, NetorchError, PermissionNeeded
+from netns_orch.kernel import hierarchies, idmap, realm, rundir, userdir
+from netns_orch.kernel.realm import Realm
+
+T = TypeVar("T")
+_PATIENCE = 30.0
+"""Seconds that the holder may take for a step."""
+_SWITCHES = (
+    (
+        "kernel/unprivileged_userns_clone",
+        "0",
+        "sysctl kernel.unprivileged_userns_clone is 0: only root may make user namespaces",
+        "sysctl -w kernel.unprivileged_userns_clone=1",
+    ),
+    (
+        "user/max_user_namespaces",
+        "0",
+        "sysctl user.max_user_namespaces is 0: nobody may make user namespaces",
+        "sysctl -w user.max_user_namespaces=15000",
+    ),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "sysctl kernel.apparmor_restrict_unprivileged_userns is 1: AppArmor leaves a user namespace of an "
+        "ordinary user without rights",
+        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+)
+
+
+def found(lab: str) -> Realm:
+    """The realm of a lab, opened and in use by this process; made where there is none.
+
+    PermissionNeeded where this host lets no ordinary user have one.
+    """
+    here = Realm(lab)
+    with realm.held():
+        if not here.open():
+            here.forget()
+            _make(here)
+        here.use()
+    return here
+
+
+def clean() -> list[str]:
+    """Remove the files of realms whose holder was killed; the names of their labs."""
+    gone: list[str] = []
+    if not userdir.names():
+        return gone
+    with realm.held():
+        for lab in userdir.names():
+            here = Realm(lab)
+            if here.open():
+                os.close(here.pidfd)
+            else:
+                here.forget()
+                gone.append(lab)
+    return gone
+
+
+def _make(here: Realm) -> None:
+    run = f"{here.directory}/run"
+    os.mkdir(here.directory, 0o700)
+    os.mkdir(run)
+    os.chmod(run, 0o755)
+    try:
+        _start(here, run)
+    except BaseException:
+        if here.pidfd >= 0:
+            here.end()
+        else:
+            here.forget()
+        raise
+
+
+def _start(here: Realm, run: str) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(_PATIENCE)
+    program = Path(__file__).with_name("holder.py")
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", str(program), str(theirs.fileno()), run],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        try:
+            about = _told(here, ours, process.pid)
+        except BaseException:
+            ours.close()  # whoever waits for a word ends
+            raise
+        finally:
+            process.wait()
+        rundir.replace_file(f"{run}/{os.path.basename(realm.SIGN)}", json.dumps(about))
+        rundir.replace_file(f"{here.directory}/holder.json", json.dumps(about))
+        ours.send(b"keep")
+
+
+def _told(here: Realm, channel: socket.socket, maker: int) -> dict[str, Any]:
+    """Lead the holder through its steps; what there is to know about it."""
+    _hear(channel, "user")
+    ids = idmap.write(maker)
+    channel.send(b"mapped")
+    pid = int(_hear(channel, "pid"))
+    here.pidfd = os.pidfd_open(pid)
+    _hear(channel, "ready")
+    return {
+        "lab": here.lab,
+        "top": here.top,
+        "pid": pid,
+        "start_time": realm.start_time(pid),
+        "boot_id": rundir.boot_id(),
+        "uid": os.getuid(),
+        "ids": ids,
+        "cgroups": hierarchies.is_delegated(),
+    }
+
+
+def _hear(channel: socket.socket, wanted: str) -> str:
+    """What follows the word ``wanted``; KernelError or PermissionNeeded where the holder failed."""
+    try:
+        word, _, rest = channel.recv(4096).decode().partition(" ")
+    except OSError:
+        word, rest = "", ""
+    if word == wanted:
+        return rest
+    if word != "error":
+        raise KernelError("the process that holds the lab's namespaces ended before it held them")
+    number, _, doing = rest.partition(" ")
+    raise refused(int(number), doing)
+
+
+def refused(number: int, doing: str) -> PermissionNeeded | KernelError:
+    """Why an ordinary user can't have a realm here, and how to mend it."""
+    for name, value, what, how in _SWITCHES:
+        try:
+            there = Path(f"/proc/sys/{name}").read_text().strip()
+        except OSError:
+            continue
+        if there == value:
+            return PermissionNeeded(f"a rootless lab can't be made: {what}", hint=f"or allow it, as root: {how}")
+    reason = os.strerror(number)
+    if number in (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EUSERS):
+        return PermissionNeeded(
+            f"a rootless lab can't be made: could not {doing}: {reason}",
+            hint="something forbids user namespaces here: a container's seccomp filter, a security module"
+            if number != errno.ENOSPC
+            else "all user namespaces are in use: sysctl user.max_user_namespaces",
+        )
+    return KernelError(f"a rootless lab can't be made: could not {doing}: {reason}", errno=number)
+
+
+def call_in(lab: str, function: Callable[[], T]) -> T:
+    """Call a function in the realm of a lab, in a process of its own; what it returns or raises."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(read)
+        _answer(Realm(lab), function, write)
+    os.close(write)
+    with open(read, "rb") as stream:
+        data = stream.read()
+    os.waitpid(pid, 0)
+    if not data:
+        raise KernelError(f"the namespaces of lab {lab} ended meanwhile")
+    good, value = pickle.loads(data)  # of our own child
+    if not good:
+        raise value
+    result: T = value
+    return result
+
+
+def _answer(here: Realm, function: Callable[[], object], write: int) -> NoReturn:
+    answer: tuple[bool, object]
+    try:
+        if not here.open():
+            os._exit(1)
+        here.enter()
+        try:
+            answer = True, function()
+        finally:
+            here.leave()
+    except NetorchError as error:
+        answer = False, error
+    except BaseException as error:  # noqa: BLE001 - nothing may unwind into the caller's code
+        answer = False, KernelError(f"{type(error).__name__}: {error}")
+    with open(write, "wb") as stream:
+        stream.write(pickle.dumps(answer))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,184 @@
+"""The realm of a rootless lab: the namespaces of its own that hold all of it, and the way in.
+
+Owns: who holds a realm and whether he lives, entering it, its end.
+Must not: make one (``founding`` does), import more than ``exec`` can carry, or know what a lab is made of.
+
+An ordinary user has no rights over the host's namespaces, but all over what a user namespace of his owns.  So
+each lab of his has a user namespace, and in it a mount, network, time and pid namespace, held by one process:
+PID 1 of that pid namespace (``holder``).  What the lab is made of is born in that pid namespace, so it ends
+with the holder, whatever ends that (pid_namespaces(7)).
+
+Commands enter the others (one setns(2) by pidfd), and find there what root finds on a host: the lab's bridges
+are in the realm's network namespace.  They stay in the host's pid namespace, and /proc is the host's: a pid
+means the same inside and outside, and nobody has to be forked, waited for and given signals.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+from contextlib import contextmanager, suppress
+
+from netns_orch.errors import KernelError
+from netns_orch.kernel import syscalls as sc
+from netns_orch.kernel import userdir
+from netns_orch.kernel.uplabs import read_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+SIGN = "/run/.netorch-realm"
+"""A file that is there inside a realm only: what ``holder.json`` says, and the lab's name."""
+NAMESPACES = sc.CLONE_NEWUSER | sc.CLONE_NEWNS | sc.CLONE_NEWNET
+_SIGKILL = 9
+
+
+def inside() -> dict[str, Any] | None:
+    """About the realm that this process is in; None: it is in none."""
+    found: dict[str, Any] | None = read_json(SIGN)
+    return found
+
+
+def boot_id() -> str:
+    """As ``rundir.boot_id``."""
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().decode().strip()
+
+
+def with_time() -> int:
+    """CLONE_NEWTIME where the kernel has time namespaces, else 0."""
+    return sc.CLONE_NEWTIME if os.path.exists("/proc/self/ns/time") else 0
+
+
+def start_time(pid: int) -> int | None:
+    """Field 22 of proc_pid_stat(5); None: no such process, or a dead one."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+@contextmanager
+def held(path: str | None = None) -> Iterator[str]:
+    """Hold the directory of this user's labs, made where it is missing, while one comes or goes."""
+    while True:
+        path = userdir.make_top(path)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue  # the last lab went in between
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.isdir(path) and os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+            break
+        os.close(descriptor)
+    try:
+        yield path
+        if not os.listdir(path):
+            os.rmdir(path)
+    finally:
+        os.close(descriptor)
+
+
+class Realm:
+    """The realm of one lab of this user; making the object looks nothing up."""
+
+    __slots__ = ("directory", "lab", "lock", "pidfd", "top")
+
+    def __init__(self, lab: str) -> None:
+        self.lab = lab
+        self.top = userdir.top()
+        self.directory = f"{self.top}/{lab}"
+        self.pidfd = self.lock = -1
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """holder.json: pid, start_time, boot_id, ids, outside."""
+        found: dict[str, Any] | None = read_json(f"{self.directory}/holder.json")
+        return found or {}
+
+    def open(self) -> bool:
+        """Take hold of the holder; whether it lives."""
+        about = self.about
+        if about.get("boot_id") != boot_id():
+            return False
+        try:
+            pidfd = os.pidfd_open(about["pid"])
+        except ProcessLookupError:
+            return False
+        if start_time(about["pid"]) != about["start_time"]:
+            os.close(pidfd)
+            return False
+        self.pidfd = pidfd
+        return True
+
+    def use(self) -> None:
+        """Keep the realm from ending as long as this process works in it."""
+        self.lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self.lock, fcntl.LOCK_SH)
+
+    def enter(self) -> None:
+        """Enter for good; the holder was opened before.  For a process with one thread."""
+        here = os.getcwd()
+        try:
+            sc.setns(self.pidfd, NAMESPACES | with_time())
+        except OSError as error:
+            raise KernelError(
+                f"the namespaces of lab {self.lab} can't be entered: {error.strerror}", errno=error.errno
+            ) from error
+        try:
+            os.chdir(here)
+        except OSError:
+            os.chdir("/")
+
+    def leave(self) -> None:
+        """End the realm, unless its lab is up or somebody else works in it."""
+        with held(self.top):
+            lock, self.lock = self.lock, -1
+            try:
+                if lock < 0:
+                    lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not self.has_lab():
+                    self.end()
+            except (BlockingIOError, FileNotFoundError):
+                return
+            finally:
+                if lock >= 0:
+                    os.close(lock)
+
+    def has_lab(self) -> bool:
+        """Whether its lab has a directory still."""
+        try:
+            run = f"{self.directory}/run/{userdir.NAME}"
+            return any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(run))
+        except OSError:
+            return False
+
+    def end(self) -> None:
+        """Kill the holder, and with it all that was born in the realm; then remove its files."""
+        if self.pidfd < 0:
+            self.open()
+        if self.pidfd >= 0:
+            with suppress(ProcessLookupError):
+                sc.pidfd_send_signal(self.pidfd, _SIGKILL)
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            if not poll.poll(30_000):
+                raise KernelError(
+                    f"the namespaces of lab {self.lab} did not end on SIGKILL", errno=errno.ETIMEDOUT
+                )
+        if inside():
+            sc.umount2("/run", sc.MNT_DETACH)  # else what is mounted below it keeps its directories
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove the files of a realm that has ended."""
+        from netns_orch.kernel import rundir
+
+        rundir.remove_tree(self.directory)

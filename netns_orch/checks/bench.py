@@ -190,8 +190,8 @@ class Bench:
         asked = [one._replace(node=self.root(one.node)) for one in asks]
         return self.prober.stream(asked, interval, began)
 
-    def lost(self, node: str, address: str, send: Send | None = None) -> str:
-        """Where a packet from a node to an address ends, and why; empty where nothing is to be found.
+    def lost(self, node: str, address: str, send: Send | None = None, otherwise: str = "") -> str:
+        """Where a packet from a node to an address ends, and why; ``otherwise``, where no reason is found.
 
         ``send`` is what is sent in the place of pings while counters are watched.
         """
@@ -199,8 +199,8 @@ class Bench:
             found = self.lost_at(node, address, send)
         except (NetorchError, OSError) as error:
             return f"where it is lost can't be told: {getattr(error, 'what', error)}"
-        if found is None:
-            return ""
+        if found is None or (otherwise and found.kind == "unknown"):
+            return otherwise
         hint = f" ({found.hint})" if found.hint else ""
         return f"lost at {found.node}: {found.why}{hint}"
 

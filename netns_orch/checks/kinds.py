@@ -24,6 +24,7 @@ from __future__ import annotations
 import itertools
 import re
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ from netns_orch.labfile.model import Check
 
 Pair = tuple[str, str]
 _TRIES = 2
+_TRACES, _ICMP_PAUSE = 3, 1.05
 _HOPELESS = 3
 """So many echo requests of a ping without any answer end it."""
 _DNS_QUERY = struct.pack("!6H", 0x6E6F, 0x0100, 1, 0, 0, 0) + b"\0" + struct.pack("!2H", 2, 1)
@@ -278,25 +280,29 @@ def _port_lost(bench: Bench, ask: Ask, heard: Heard) -> str:
     """Where a connection that should be there ends."""
     if heard.kind == "answered":
         return ""
-    owner = bench.owner(ask.address)
-    if owner is not None and bench.prober.state(owner) == "dead":
-        return f"lost at {owner}: the container is dead"
-    if owner is not None:
-        there = [one for one in bench.prober.listeners(owner) if one.protocol == ask.kind]
-        if not any(one.port == ask.port and one.serves(ask.address) for one in there):
-            ends = f"lost at {owner}: nothing there listens on {ask.kind} port {ask.port} of {ask.address}"
-            others = sorted({socket_text(one.address, one.port) for one in there})
-            nothing = f"{ends}; it does on {', '.join(others[:8])}" if others else ends
-            return nothing if heard.kind == "refused" else _first(bench.lost(ask.node, ask.address), nothing)
+    nothing = _nobody_listens(bench, ask)
+    if nothing and heard.kind == "refused":
+        return nothing
 
     def send(address: str) -> None:
         bench.prober.ask([ask._replace(node=bench.root(ask.node), address=address)] * 3, 0.3)
 
-    return bench.lost(ask.node, ask.address, send)
+    return bench.lost(ask.node, ask.address, send, nothing)
 
 
-def _first(*texts: str) -> str:
-    return next(filter(None, texts), "")
+def _nobody_listens(bench: Bench, ask: Ask) -> str:
+    """What is said where nothing at the target can take the packet; else nothing is said."""
+    owner = bench.owner(ask.address)
+    if owner is None:
+        return ""
+    if bench.prober.state(owner) == "dead":
+        return f"lost at {owner}: the container is dead"
+    there = [one for one in bench.prober.listeners(owner) if one.protocol == ask.kind]
+    if any(one.port == ask.port and one.serves(ask.address) for one in there):
+        return ""
+    ends = f"lost at {owner}: nothing there listens on {ask.kind} port {ask.port} of {ask.address}"
+    others = sorted({socket_text(one.address, one.port) for one in there})
+    return f"{ends}; it does on {', '.join(others[:8])}" if others else ends
 
 
 # -- services ---------------------------------------------------------------------------------------
@@ -412,9 +418,8 @@ def _way(options: Any, source: str, target: str, bench: Bench) -> Trial:
     if address is None:
         return _unknown(source, target)
     who = _who(source, target, address)
-    answers = bench.prober.trace(bench.root(source), address, bench.delay)
-    hops = [_hop(bench, answer.address) for answer in answers]
-    if not answers or answers[-1].kind != "reply":
+    hops, arrives = _hops(bench, source, address)
+    if not arrives:
         said = f"it does not arrive; the way: {_arrows(hops)}"
         return Trial(who, False, said, why=lambda: bench.lost(source, address))
     wanted = [bench.root(node) for node in options["path"]]
@@ -423,8 +428,22 @@ def _way(options: Any, source: str, target: str, bench: Bench) -> Trial:
     return Trial(who, True, f"the way is {_arrows(wanted)}")
 
 
-def _hop(bench: Bench, address: str | None) -> str:
-    return "*" if address is None else bench.owner(address) or address
+def _hops(bench: Bench, source: str, address: str) -> tuple[list[str], bool]:
+    """The nodes on the way (``*``: it said nothing), and whether the last one is the target.
+
+    A node tells a sender of the end of a packet's life no more than once a second, but for a few at first
+    (icmp_ratelimit in ip-sysctl): one that said nothing is asked again.
+    """
+    known: dict[int, str] = {}
+    for tries_left in reversed(range(_TRACES)):
+        answers = bench.prober.trace(bench.root(source), address, bench.delay)
+        known.update({a.ttl: bench.owner(a.address) or a.address for a in answers if a.address})
+        arrives = bool(answers) and answers[-1].kind == "reply"
+        hops = [known.get(answer.ttl, "*") for answer in answers]
+        if "*" not in hops or not tries_left:
+            break
+        time.sleep(_ICMP_PAUSE)
+    return hops, arrives
 
 
 def _arrows(nodes: Sequence[str]) -> str:

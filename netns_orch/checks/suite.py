@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal
 
 from netns_orch import lab as labs
 from netns_orch.checks import titles
@@ -31,6 +31,7 @@ from netns_orch.kernel.interrupts import Interrupted, interruptible
 if TYPE_CHECKING:
     from netns_orch.labfile.model import Topology
 
+Settle = Callable[["Topology"], None]
 State = Literal["passed", "failed", "not built", "invalid", "skipped", "no checks", "interrupted"]
 _LONGEST_NAME = 32
 _LAB_FILE = re.compile(r"^(bridges|containers|links)\s*:", re.MULTILINE)
@@ -151,15 +152,16 @@ def unique_name(file: str) -> str:
 # -- one file -----------------------------------------------------------------------------------------
 
 
-def run_file(order: Order, on_result: OnResult | None = None) -> Report:
+def run_file(order: Order, on_result: OnResult | None = None, settle: Settle | None = None) -> Report:
     """Test one file, in this process; whatever goes wrong is in the report.
 
+    ``settle`` goes where the lab is to be built, before it is, where that is not here.
     SIGINT, SIGTERM and SIGHUP end it, with its lab taken down (in the main thread; signal(7)).
     """
     report = Report(order.file, order.lab or unique_name(order.file))
     try:
         with interruptible(None, report.lab, "its lab is taken down"):
-            _test(order, report, on_result)
+            _test(order, report, on_result, settle)
     except Interrupted as error:
         report.fail("interrupted", error)
     if report.state == "passed" and not all(result.ok for result in report.results):
@@ -167,7 +169,7 @@ def run_file(order: Order, on_result: OnResult | None = None) -> Report:
     return report
 
 
-def _test(order: Order, report: Report, on_result: OnResult | None) -> None:
+def _test(order: Order, report: Report, on_result: OnResult | None, settle: Settle | None) -> None:
     try:
         topology = labs.load(
             order.file,
@@ -186,6 +188,11 @@ def _test(order: Order, report: Report, on_result: OnResult | None) -> None:
         return report.fail("no checks", f"the file has no checks{why}: nothing is proven")
     if order.lab is not None:
         return _run(order, topology, report, on_result)
+    try:
+        if settle is not None:
+            settle(topology)
+    except NetorchError as error:
+        return report.fail("not built", error)
     with _up(order, topology, report) as is_up:
         if is_up:
             _run(order, topology, report, on_result)
@@ -319,14 +326,13 @@ def run_files(
             on_result(number, Result.of_json(news["result"]))
 
     told = [json.dumps({"parent": os.getpid(), "order": asdict(order)}).encode() for order in orders]
-    with interruptible(None, "", "all labs are taken down"):
+    with interruptible(None, "LAB", "all labs are taken down"):
         ended = crew.run(hostcommand.own_command([WORKER]), told, jobs, take)
     for number, (order, how) in enumerate(zip(orders, ended, strict=True)):
         if number not in reports:
-            said = how.errors.strip().splitlines()[-1:] or [f"exit code {how.code}"]
-            reports[number] = Report(
-                order.file, order.lab or "", "not built", errors=[f"the test died: {said[0]}"]
-            )
+            why = how.errors.strip() or f"exit code {how.code}"
+            errors = [f"the process that tested it died: {why}"]
+            reports[number] = Report(order.file, order.lab or "", "not built", errors=errors)
     return [reports[number] for number in range(len(orders))]
 
 
@@ -334,18 +340,18 @@ WORKER = "__test"
 """The word on netorch's command line that ``work`` is for."""
 
 
-def work(stdin: TextIO | None = None, stdout: TextIO | None = None) -> int:
+def work(settle: Settle | None = None) -> int:
     """One worker of ``run_files``: reads its order, writes results and the report, a line of JSON each."""
     from netns_orch.kernel import crew
 
-    said = json.loads((stdin or sys.stdin).read())
+    said = json.loads(sys.stdin.read())
     crew.die_with_parent(said["parent"])
     order = Order(**{**said["order"], "tags": tuple(said["order"]["tags"])})
 
     def tell(news: Mapping[str, Any]) -> None:
-        (stdout or sys.stdout).write(json.dumps(news) + "\n")
-        (stdout or sys.stdout).flush()
+        sys.stdout.write(json.dumps(news) + "\n")
+        sys.stdout.flush()
 
-    report = run_file(order, lambda result: tell({"result": result.to_json()}))
+    report = run_file(order, lambda result: tell({"result": result.to_json()}), settle)
     tell({"report": report.to_json()})
     return 0

@@ -57,8 +57,10 @@ def _complete(words: list[str]) -> int:
 
 def _test() -> int:
     from netns_orch.checks import suite
+    from netns_orch.cli import choose, rootless
 
-    return suite.work()
+    with rootless.command():
+        return suite.work(lambda topology: choose.settle(topology, building=True))
 
 
 def _typer(arguments: list[str]) -> int:
@@ -137,9 +139,9 @@ def _wants_rights(error: NetorchError) -> NetorchError | None:
 
     from netns_orch.errors import KernelError, LabFileError, NotRootless, PermissionNeeded
 
-    if isinstance(error, PermissionNeeded):
     if isinstance(error, LabFileError):
         return next((each for each in reversed(error.problems) if isinstance(each, NotRootless)), None)
+    if isinstance(error, PermissionNeeded):
         return None if "sudo " in (error.hint or "") else error
     refused = isinstance(error, KernelError) and error.errno in (errno.EPERM, errno.EACCES)
     return error if refused and os.geteuid() != 0 else None

@@ -70,7 +70,6 @@ def test(
     """
     from netns_orch.checks import suite
 
-    choose.require_root()
     side_by_side = _jobs(jobs)
     labels = tuple(tag for words in tags or () for tag in words.split(",") if tag)
     found, running = _chosen(files or [], lab_word)

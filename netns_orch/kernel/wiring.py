@@ -153,8 +153,11 @@ def _plug_in(
 ) -> None:
     local = visit.link_local(end.link_local, cable.mtu)
     isolated = True if end.isolated else None
-    if master is not None:  # before the options of a port can be set
-        batch.add(messages.set_link(end.ifname, master=master), cable, "plug in")
+    if cable.a.node == HOST:
+        # Of its own, before: the options of a port need its bridge, and the kernel switches a link on before it
+        # reads in the same message whether that is to have a link-local address (the other end may be up).
+        batch.add(messages.set_link(end.ifname, master=master, link_local=local), cable, "plug in")
+        local = None
     batch.add(messages.set_link(end.ifname, up=up, link_local=local, isolated=isolated), cable, "plug in")
     batch.add(messages.add_altname(end.ifname, cable_mark(lab, cable, end)), cable, "mark")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import outside, probes
+from support.features import can_run
 from support.outer import run
 from support.runner import TOPOLOGIES, Lab, Netorch
 
@@ -45,6 +46,7 @@ def test_it_is_a_lesson(file: Path, netorch: Netorch) -> None:
 @kernel
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_it_is_valid(file: Path, netorch: Netorch) -> None:
+    can_run(netorch, file, programs=False)
     assert netorch("validate", "--json", file).json()["errors"] == []
 
 

@@ -328,6 +328,8 @@ def test_a_port_that_nobody_serves_is_no_proof(bench: FakeBench) -> None:
     bench.prober.sockets["blue"] = [Listener("tcp", "::", 80, 0)]  # type: ignore[attr-defined]
     assert verdict(bench, check) == ("passed", "blue listens on port 80")
     bench.prober.sockets["blue"] = []  # type: ignore[attr-defined]
+    bench.where = Lost("blue", "filter", "blue drops it: -A INPUT -j DROP")
+    assert verdict(bench, check) == ("passed", "blue drops it: -A INPUT -j DROP, and blue is up")
     answers(bench, "green", "tcp", "10.0.0.3", 80)  # handed on by blue, to whoever is allowed
     assert verdict(bench, check) == ("passed", "port 80 of 10.0.0.3 is open from green")
 

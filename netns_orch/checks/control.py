@@ -7,7 +7,7 @@ A check that expects no answer holds in every broken lab.  So what did not answe
   the way must have counted the packets.  An address outside the lab must answer the host or another node.
 - A TCP or UDP port that is to time out or fail: the same nodes are alive, and the port is open from the
   target itself, or something listens on it there, or (where the target hands connections on) it is open from
-  another node.
+  another node; else a rule must have dropped, and counted, the packets.
 - ``refused`` needs none: to refuse is to answer.
 
 In a scenario, whose steps may take the target away on purpose, what was shown before its first step counts
@@ -24,6 +24,8 @@ from typing import NamedTuple
 from netns_orch.checks.bench import ECHO_WAIT, TCP_WAIT, UDP_WAIT, Bench
 from netns_orch.kernel.probes import Ask
 from netns_orch.resources import HOST
+
+_BURST_WAIT = 0.3
 
 
 class Control(NamedTuple):
@@ -74,9 +76,8 @@ def _echo(bench: Bench, source: str, address: str) -> Control:
             return Control(proof=f"{address} answers {'itself' if node == owner else node}")
     if owner is None:
         return Control(doubt=f"{address} is no address of the lab, and answers nobody in it")
-    lost = bench.lost_at(source, address)
-    if lost is not None and lost.kind == "filter":
-        return Control(proof=f"{lost.why}, and {owner} is up")
+    if rule := _dropped(bench, Ask(source, "echo", address)):
+        return Control(proof=f"{rule}, and {owner} is up")
     return Control(
         doubt=f"{address} answers nobody, not even {owner} itself, and no rule has dropped the packets"
     )
@@ -97,8 +98,20 @@ def _port(bench: Bench, source: str, kind: str, address: str, number: int, paylo
     others = bench.others([bench.root(source), owner or ""])
     if node := _opens(bench, others, kind, address, number, payload):
         return Control(proof=f"port {number} of {address} is open from {node}")
+    if owner is not None and (rule := _dropped(bench, Ask(source, kind, address, number, payload))):
+        return Control(proof=f"{rule}, and {owner} is up")
     who = owner or address
     return Control(doubt=f"{kind} port {number} of {who} is not open for anybody, not even for {who} itself")
+
+
+def _dropped(bench: Bench, ask: Ask) -> str:
+    """The rule that drops such packets, and has counted them."""
+
+    def send(address: str) -> None:
+        bench.prober.ask([ask._replace(node=bench.root(ask.node), address=address)] * 3, _BURST_WAIT)
+
+    lost = bench.lost_at(ask.node, ask.address, send if ask.kind != "echo" else None)
+    return lost.why if lost is not None and lost.kind == "filter" else ""
 
 
 def _opens(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from netns_orch.checks.outcome import Result
     from netns_orch.checks.suite import Order, Report
 
+_NO_CHECKS = ("command", "wait")
 _NOTE = 72
 _VERDICTS = ("passed", "failed", "no proof", "skipped")
 _SAID = {"failed": "FAILED", "no proof": "NO PROOF"}
@@ -245,7 +246,7 @@ def _details(report: Report) -> Iterator[str]:
 
 def summary(reports: Sequence[Report], seconds: float) -> str:
     """The last line: ``17 files: 80 checks passed, 1 failed in 23.0 s``."""
-    results = [result for report in reports for result in report.results]
+    results = [r for report in reports for r in report.results if r.kind not in _NO_CHECKS or not r.ok]
     tally = {verdict: sum(r.verdict == verdict for r in results) for verdict in _VERDICTS}
     parts = [f"{count(tally.pop('passed'), 'check')} passed"]
     parts += [f"{number} {verdict}" for verdict, number in tally.items() if number]

@@ -30,6 +30,7 @@ WORDS = {
     Phase.CONTAINER: "making containers",
     Phase.NAME: "naming namespaces",
     Phase.NETWORK: "wiring",
+    Phase.INTERFACE: "setting sysctls of interfaces",
     Phase.FIREWALL: "loading iptables",
     Phase.SETUP: "running setup",
     Phase.PROCESS: "starting commands",

@@ -25,7 +25,18 @@ from netns_orch.kernel.rundir import LabDirectory, boot_id, lab_directories
 from netns_orch.lease import Lease
 from netns_orch.plan import Plan, differences, restarted
 from netns_orch.plan import diff as compare
-from netns_orch.resources import GROUP_FIRST, GROUP_LAST, Address, Cable, Container, HostFacts, State, plain
+from netns_orch.resources import (
+    GROUP_FIRST,
+    GROUP_LAST,
+    Address,
+    Cable,
+    Container,
+    HostFacts,
+    PublishedPort,
+    State,
+    plain,
+    published,
+)
 
 if TYPE_CHECKING:
     from netns_orch.graph import Wiring
@@ -107,12 +118,22 @@ def plan(topology: Topology) -> Plan:
 
 def desired(topology: Topology) -> State:
     """All that ``up`` would have on this host, whatever of it is there; changes nothing."""
-    from netns_orch.resolve import resolve
-
     wiring = _buildable(topology)
     kernel = LabKernel(topology.name)
     facts, _ = _check_host(wiring, kernel)
-    return resolve(wiring, id=kernel.id, upstream_dns=facts.upstream_dns, paths=facts.paths)
+    return _resolve(wiring, kernel, facts)
+
+
+def _resolve(wiring: Wiring, kernel: LabKernel, facts: HostFacts) -> State:
+    from netns_orch.resolve import resolve
+
+    return resolve(
+        wiring,
+        id=kernel.id,
+        upstream_dns=facts.upstream_dns,
+        paths=facts.paths,
+        bridge_netfilter=facts.bridge_netfilter,
+    )
 
 
 def up(
@@ -257,7 +278,7 @@ def _buildable(topology: Topology) -> Wiring:
 def _check_host(wiring: Wiring, kernel: LabKernel) -> tuple[HostFacts, list[NetorchError]]:
     from netns_orch import graph
 
-    facts = kernel.facts(graph.features_needed(wiring))
+    facts = kernel.facts(graph.features_needed(wiring), graph.ports_wanted(wiring))
     facts = replace(facts, paths=kernel.paths(graph.paths_named(wiring)))
     errors, warnings = graph.check_host(wiring, facts)
     if errors:
@@ -340,14 +361,15 @@ def _kept(kernel: LabKernel, topology: Topology, lease: Lease, keep_failed: bool
 
 
 def _plan_place(wiring: Wiring, place: LabKernel, facts: HostFacts, applied: Applied) -> tuple[State, State]:
-    from netns_orch import uplink
+    from netns_orch import resolve, uplink
 
-    ipv6 = any(
+    ipv6 = any(port.family == 6 for port in wiring.published) or any(
         address.family == 6 and not address.is_link_local and bridge.forward != "none"
         for bridge in wiring.bridges.values()
         for address in bridge.addresses
     )
-    desired = uplink.resolve(place.name, place.id, facts, applied.state, ipv6=ipv6)
+    ports = resolve.published_ports(wiring)
+    desired = uplink.resolve(place.name, place.id, facts, applied.state, ipv6=ipv6, ports=ports)
     place.group = applied.group or _free_group(place.groups_in_use())
     place.records = applied.records
     return desired, place.observe(desired, applied.state)
@@ -355,9 +377,7 @@ def _plan_place(wiring: Wiring, place: LabKernel, facts: HostFacts, applied: App
 
 def _plan(wiring: Wiring, kernel: LabKernel, facts: HostFacts, applied: Applied) -> tuple[State, State]:
     """The desired and the observed state; the plan is their diff."""
-    from netns_orch.resolve import resolve
-
-    desired = resolve(wiring, id=kernel.id, upstream_dns=facts.upstream_dns, paths=facts.paths)
+    desired = _resolve(wiring, kernel, facts)
     kernel.group = applied.group or _free_group(kernel.groups_in_use())
     kernel.records = applied.records
     return desired, kernel.observe(desired, applied.state)
@@ -740,11 +760,12 @@ def ps(lab: str) -> list[dict[str, Any]]:
     """The containers, a row each: state, pid, addresses, uptime (s), restarts, OOM kills, exit code."""
     kernel, applied = known(lab)
     labels = (kernel.directory.read_json("lab.json") or {}).get("containers", {})
-    addresses = _addresses(applied.state)
+    addresses, ports = _addresses(applied.state), _ports(applied.state)
     rows = []
     for container in applied.state.of(Container):
         row = {"lab": lab, "name": container.name, **kernel.view(container.name)}
         row["addresses"] = addresses.get(container.name, [])
+        row["ports"] = ports.get(container.name, [])
         row["labels"] = labels.get(container.name, {}).get("labels", {})
         rows.append(row)
     return rows
@@ -754,6 +775,15 @@ def _addresses(state: State) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for address in state.of(Address):
         found.setdefault(address.owner, []).append(address.cidr)
+    return found
+
+
+def _ports(state: State) -> dict[str, list[str]]:
+    """Published ports by container, as ``docker ps`` prints them."""
+    found: dict[str, list[str]] = {}
+    for port in state.of(PublishedPort):
+        text = f"{published(port.address, port.family)}:{port.port}->{port.to_port}/{port.protocol}"
+        found.setdefault(port.container, []).append(text)
     return found
 
 
@@ -793,7 +823,8 @@ def _resources_of(node: str, observed: State) -> dict[str, Any]:
     grouped: dict[str, Any] = {}
     for resource in observed.values():
         far = isinstance(resource, Cable) and node in (resource.a.node, resource.b.node)
-        if resource.node == node or far:
+        leads_here = isinstance(resource, PublishedPort) and resource.container == node
+        if resource.node == node or far or leads_here:
             grouped.setdefault(_PLURALS.get(resource.KIND, resource.KIND), []).append(to_json(resource))
     grouped["extra"] = [to_json(r) for r in observed.extra.values() if r.node == node]
     return grouped
@@ -811,6 +842,7 @@ _PLURALS = {
     "bridge": "bridges",
     "host-sysctl": "sysctls",
     "qdisc": "qdiscs",
+    "port": "ports",
 }
 
 

@@ -35,6 +35,7 @@ from netns_orch.resources import (
     Layer,
     NetnsName,
     Process,
+    PublishedPort,
     Qdisc,
     Resource,
     Route,
@@ -43,6 +44,7 @@ from netns_orch.resources import (
     State,
     Sysctl,
     VirtualInterface,
+    published,
     to_json,
 )
 
@@ -55,7 +57,7 @@ class Phase(IntEnum):
     HOST = 2
     """host sysctls"""
     GUARD = 3
-    """the lab's table on the host; it also keeps the sysctls' previous values"""
+    """the lab's table on the host, with its published ports; it also keeps the sysctls' previous values"""
     LAYER = 4
     """archives that roots are made of"""
     CGROUP = 5
@@ -63,14 +65,16 @@ class Phase(IntEnum):
     CONTAINER = 7
     NAME = 8
     NETWORK = 9
-    FIREWALL = 10
-    SETUP = 11
-    PROCESS = 12
-    ANEW = 13
+    INTERFACE = 10
+    """host sysctls of the lab's own interfaces, which are there now"""
+    FIREWALL = 11
+    SETUP = 12
+    PROCESS = 13
+    ANEW = 14
     """containers made anew, each with its setup and process"""
-    RELEASE = 14
+    RELEASE = 15
     """cgroups, layers, names and host sysctls that go"""
-    UNGUARD = 15
+    UNGUARD = 16
     """the lab's table goes last"""
 
 
@@ -109,6 +113,7 @@ class Batch(NamedTuple):
 _NETWORK = (Bridge, HostPort, Cable, VirtualInterface, Qdisc, Address, Route, Rule, Sysctl)
 _PHASES: dict[type[Resource], tuple[Phase, Phase]] = {
     HostTable: (Phase.GUARD, Phase.UNGUARD),
+    PublishedPort: (Phase.GUARD, Phase.GUARD),
     HostSysctl: (Phase.HOST, Phase.RELEASE),
     Layer: (Phase.LAYER, Phase.RELEASE),
     Cgroup: (Phase.CGROUP, Phase.RELEASE),
@@ -211,8 +216,10 @@ def _going(desired: State, observed: State) -> frozenset[str]:
 
 
 def _removals(desired: State, observed: State, gone: frozenset[str]) -> Iterator[Change]:
+    tableless = not desired.of(HostTable)
     for key, there in observed.items():
-        if key not in desired and not _implied(there, gone):
+        with_table = tableless and isinstance(there, PublishedPort)
+        if key not in desired and not with_table and not _implied(there, gone):
             cause = "not in the lab file" if len(desired) else ""
             yield Change(there, None, _PHASES[type(there)][1], cause)
 
@@ -234,13 +241,17 @@ def _implied(resource: Resource, gone: frozenset[str]) -> bool:
 
 
 def _makings(desired: State, observed: State, anew: Mapping[str, str]) -> Iterator[Change]:
+    own = {bridge.ifname for bridge in desired.of(Bridge)}
+    own |= {end.ifname for cable in desired.of(Cable) for end in (cable.a, cable.b) if end.node == HOST}
     for key, wanted in desired.items():
         there = observed.get(key)
         if wanted.node in anew and isinstance(wanted, (Container, Setup, Process)):
             before = there if isinstance(wanted, Container) else None
             yield Change(before, wanted, Phase.ANEW, anew[wanted.node])
         elif wanted != there:
-            yield Change(there, wanted, _PHASES[type(wanted)][0], _what_differs(there, wanted))
+            ours = isinstance(wanted, HostSysctl) and wanted.interface in own
+            phase = Phase.INTERFACE if ours else _PHASES[type(wanted)][0]
+            yield Change(there, wanted, phase, _what_differs(there, wanted))
 
 
 def differences(before: Resource, after: Resource) -> dict[str, tuple[Any, Any]]:
@@ -279,6 +290,9 @@ def describe(resource: Resource) -> str:
             return f" of {resource.source}"
         case HostSysctl() | Sysctl():
             return f" = {resource.value}"
+        case PublishedPort():
+            to = f"{published(resource.to_address, resource.family)}:{resource.to_port}"
+            return f" to {resource.container} at {to}"
         case Route():
             ways = [_way(hop.via, hop.dev) for hop in resource.hops]
             return " " + " ".join(ways) if ways else f" {resource.type}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypedDict
@@ -23,10 +24,15 @@ HOST = "host"
 """The node that stands for the namespace that holds the bridges."""
 PLACE = "@host"
 """The container of a lab with ``netns: private`` whose network namespace stands in the host's place."""
+UPLINK = "uplink"
+"""The interface in PLACE that leads to the host."""
 ROUTE_PROTOCOL = 110
 """rtm_protocol and FRA_PROTOCOL of what netorch adds (a number rt_protos does not know)."""
 GROUP_FIRST, GROUP_LAST = 0x6E74_0000, 0x6E74_FFFF
 """Link groups (IFLA_GROUP) of netorch: one random number of this range for each lab."""
+
+
+_OF_INTERFACE = re.compile(r"net\.ipv[46]\.(?:conf|neigh)\.([^.]+)\.[^.]+")
 
 
 class MountSpec(TypedDict):
@@ -142,6 +148,45 @@ class HostTable(Resource):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedPort(Resource):
+    """A port of the host that leads into a container: DNAT in the lab's own table (nft(8)).
+
+    ``address`` is the host's, None: any of this family.  ``to_address`` and ``to_port`` are the container's,
+    or on the host of a private lab those of the namespace that stands in the host's place.
+    """
+
+    KIND = "port"
+    protocol: str
+    """tcp | udp"""
+    family: int
+    """4 or 6"""
+    address: str | None = None
+    port: int
+    container: str
+    to_address: str
+    to_port: int
+    near: tuple[str, ...] = ()
+    """Subnets from which the container would answer past the host: what comes from there is masqueraded."""
+    uplink: str | None = None
+    """In a private lab's place, where ``address`` is another namespace's: the interface it comes in by ..."""
+    transit: int | None = None
+    """... and the port that it comes in at."""
+    intact: bool = True
+    """Observed only: False where the kernel's rules are not what was loaded."""
+
+    @property
+    def key(self) -> str:
+        return f"port {published(self.address, self.family)}:{self.port}/{self.protocol}"
+
+
+def published(address: str | None, family: int) -> str:
+    """The host's side of a published port, as in a URL: ``0.0.0.0`` and ``[::]`` are any address."""
+    if family == 4:
+        return address or "0.0.0.0"
+    return f"[{address or '::'}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostSysctl(Resource):
     """A sysctl of the host namespace, given back when the last lab that needs it goes."""
 
@@ -153,6 +198,18 @@ class HostSysctl(Resource):
     @property
     def key(self) -> str:
         return f"host-sysctl {self.name}"
+
+    @property
+    def interface(self) -> str | None:
+        """The interface that it is a setting of, if it is one's."""
+        match = _OF_INTERFACE.fullmatch(self.name)
+        return match[1].replace("/", ".") if match else None
+
+
+def route_localnet(ifname: str, where: Where | None = None) -> HostSysctl:
+    """Leave for packets of 127.0.0.0/8 on an interface (ip-sysctl.rst), which published ports need."""
+    real = ifname.replace(".", "/")
+    return HostSysctl(name=f"net.ipv4.conf.{real}.route_localnet", value="1", where=where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,6 +412,8 @@ class CableEnd:
     trunk: tuple[int, ...] = ()
     native: int | None = None
     link_local: bool = False
+    hairpin: bool = False
+    """The bridge may send a frame out where it came in: br_netfilter's DNAT back to the sender needs that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -568,6 +627,7 @@ KINDS: dict[str, type[Resource]] = {
     kind.KIND: kind
     for kind in (
         HostTable,
+        PublishedPort,
         HostSysctl,
         Bridge,
         HostPort,
@@ -684,6 +744,18 @@ class HostPath(NamedTuple):
     """Another one where the directory or file was replaced."""
 
 
+class PortHolder(NamedTuple):
+    """Who has a port of the host already."""
+
+    protocol: str
+    family: int
+    address: str | None
+    """None: any address of the family."""
+    port: int
+    who: str
+    """``nginx (pid 12) listens on 0.0.0.0:80``"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
     """What the namespace that will hold the bridges looks like before ``up``, and what this kernel can do."""
@@ -696,7 +768,13 @@ class HostFacts:
     """Other routes: (interface, canonical prefix)."""
     features: frozenset[str] = frozenset()
     """What is there: netem, tbf, vlan, vxlan, bond, vrf, dummy, macvlan, bridge, veth, wireguard, ipv6, nft,
-    iptables, ip6tables, overlay, zstd, user-namespace, time-namespace, and cgroup:CONTROLLER."""
+    nft-nat, iptables, ip6tables, overlay, zstd, user-namespace, time-namespace, and cgroup:CONTROLLER."""
+    addresses: tuple[str, ...] = ()
+    """The host's own, where the lab publishes ports; those of this very lab left out."""
+    port_holders: tuple[PortHolder, ...] = ()
+    """Who has the ports that the lab wants to publish, those that it publishes already left out."""
+    bridge_netfilter: bool = False
+    """Whether br_netfilter hands the frames of bridges to the host's firewall, where that matters."""
     upstream_dns: tuple[str, ...] = ()
     paths: tuple[HostPath, ...] = ()
     """Of the paths that were asked about."""

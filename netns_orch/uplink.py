@@ -1,7 +1,8 @@
 """The uplink: what a lab with ``netns: private`` has on the host, and nothing else.
 
 Owns: the desired state of that part: one more container (``@host``, a name no file can give) whose network
-namespace stands in the host's place, one cable from it to the host with NAT, and the subnet of that cable.
+namespace stands in the host's place, one cable from it to the host with NAT, the subnet of that cable, and
+the published ports that lead there.
 Must not: know what the lab looks like inside.
 
 It is a lab of one container to all other rooms: planned, journalled, observed and rolled back as any other,
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from netns_orch.errors import NetorchError
 from netns_orch.resources import (
     HOST,
     PLACE,
+    UPLINK,
     Address,
     Cable,
     CableEnd,
@@ -30,29 +33,60 @@ from netns_orch.resources import (
     HostTable,
     Process,
     ProcessSpec,
+    PublishedPort,
     Resource,
     Route,
     State,
     digest,
+    route_localnet,
 )
 
 POOL = IPv4Network("100.64.0.0/10")
 """Shared address space (RFC 6598): where uplinks take their subnets from."""
 POOL6 = IPv6Network("fd6e:7400::/32")
-_INSIDE = "uplink"
 _SUBNETS = 1 << 20
 
 
-def resolve(lab: str, id: str, facts: HostFacts, kept: State, *, ipv6: bool) -> State:
-    """The part on the host; ``kept`` is what was applied before, whose subnet stays."""
+def resolve(
+    lab: str, id: str, facts: HostFacts, kept: State, *, ipv6: bool, ports: Iterable[PublishedPort] = ()
+) -> State:
+    """The part on the host; ``kept`` is what was applied before, whose subnet stays.
+
+    ``ports`` are those of the lab proper, each leading from PLACE into a container.
+    """
     subnets = _kept_subnets(kept) or [_free_subnet(lab, id, facts)]
     if ipv6:
         subnets = [subnets[0], _subnet6(subnets[0])]
-    return State(_resources(lab, id, subnets[: 2 if ipv6 else 1]))
+    subnets = subnets[: 2 if ipv6 else 1]
+    return State([*_resources(lab, id, subnets), *_ports(ports, subnets, _outside(lab, id))])
+
+
+def _outside(lab: str, id: str) -> str:
+    """The name of the cable's end on the host."""
+    return f"up{_hash(lab, id)[:11]}"
+
+
+def _ports(
+    ports: Iterable[PublishedPort], subnets: Sequence[IPv4Network | IPv6Network], outside: str
+) -> Iterable[Resource]:
+    """Ports of the host that lead to PLACE, from where the lab's own lead on."""
+    for port in ports:
+        subnet = next(subnet for subnet in subnets if subnet.version == port.family)
+        yield replace(
+            port,
+            container=PLACE,
+            to_address=str(subnet[2]),
+            to_port=port.port if port.transit is None else port.transit,
+            near=(str(subnet),),
+            uplink=None,
+            transit=None,
+        )
+        if port.family == 4 and (port.address is None or ip_address(port.address).is_loopback):
+            yield route_localnet(outside, port.where)
 
 
 def _resources(lab: str, id: str, subnets: Sequence[IPv4Network | IPv6Network]) -> Iterable[Resource]:
-    outside = f"up{_hash(lab, id)[:11]}"
+    outside = _outside(lab, id)
     yield HostTable(forward=((outside, "nat"),))
     yield HostSysctl(name="net.ipv4.ip_forward", value="1")
     if len(subnets) > 1:
@@ -61,15 +95,15 @@ def _resources(lab: str, id: str, subnets: Sequence[IPv4Network | IPv6Network]) 
     spec = _place(lab)
     yield Container(name=PLACE, digest=digest(spec), spec=spec)
     yield Cable(
-        a=CableEnd(node=PLACE, ifname=_INSIDE, mac=_mac(lab, id, "inside")),
+        a=CableEnd(node=PLACE, ifname=UPLINK, mac=_mac(lab, id, "inside")),
         b=CableEnd(node=HOST, ifname=outside, mac=_mac(lab, id, "outside")),
     )
     for subnet in subnets:
         host, place = subnet[1], subnet[2]
         family, everywhere = (4, "0.0.0.0/0") if subnet.version == 4 else (6, "::/0")
         yield Address(owner=HOST, ifname=outside, cidr=f"{host}/{subnet.prefixlen}")
-        yield Address(owner=PLACE, ifname=_INSIDE, cidr=f"{place}/{subnet.prefixlen}")
-        hops = (Hop(via=str(host), dev=_INSIDE),)
+        yield Address(owner=PLACE, ifname=UPLINK, cidr=f"{place}/{subnet.prefixlen}")
+        hops = (Hop(via=str(host), dev=UPLINK),)
         metric = 0 if family == 4 else 1024
         yield Route(owner=PLACE, family=family, dst=everywhere, metric=metric, hops=hops)
     idle = _idle()

@@ -191,10 +191,11 @@ def script(topology: Topology) -> str:
     """The shell script that builds the lab of a file by hand, from nothing, and takes it down."""
     from netns_orch import plan, script
     from netns_orch.kernel import hosttable
-    from netns_orch.resources import HostTable
+    from netns_orch.resources import HostTable, PublishedPort
 
     desired = labs.desired(topology)
     tables = desired.of(HostTable)
-    commands = hosttable.commands(tables[0], topology.name) if tables else []
+    ports = desired.of(PublishedPort)
+    commands = hosttable.commands(tables[0], topology.name, ports=ports) if tables else []
     private = topology.netns == "private"
     return script.render(topology.name, plan.diff(desired, State()), commands, private=private)

@@ -22,6 +22,7 @@ from netns_orch.labfile.model import (
     Impairment,
     IoLimit,
     Namespaces,
+    Port,
     PortVlan,
     Ready,
     Resources,
@@ -131,6 +132,7 @@ def everything() -> Topology:
         br0=bridge("10.0.0.1/24", "fd00::1/64"),
         lan=bridge(),
         red=box(
+            ports=[Port(host_port=8080, port=80, where=at(55))],
             router=True,
             loopback=["192.0.2.1/32"],
             interfaces=[inside("eth0.10", "vlan", "10.10.0.2/24", parent="eth0", id=10, where=at(60))],

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support import outside, probes
 from support.features import can_run
-from support.outer import run
+from support.outer import TestHost, run
 from support.runner import TOPOLOGIES, Lab, Netorch
 
 kernel = pytest.mark.kernel
@@ -74,16 +76,22 @@ def test_docker0(netorch: Netorch) -> None:
 
 @kernel
 def test_docker0_beside_a_host_that_drops_what_it_forwards(netorch: Netorch) -> None:
-    """As Docker leaves it: FORWARD has the policy DROP, and only DOCKER-USER is the user's."""
-    rules = [":FORWARD DROP", ":DOCKER-USER -", "-A FORWARD -j DOCKER-USER", "-A DOCKER-USER -j RETURN"]
-    run("iptables-restore", str(netorch.write("\n".join(["*filter", *rules, "COMMIT", ""]), "rules")))
-    try:
+    with _forward_drop(netorch):
         before = run("iptables-save", "-t", "filter")
         with netorch.lab(TOPOLOGIES / "docker0.yaml") as lab:
             assert probes.http(lab, "client", f"http://{outside.IPV4}/") == f"you are {SEEN_AS['4']}\n"
             lab.ping("client", "web")
         after = run("iptables-save", "-t", "filter")
         assert _rules(after) == _rules(before)
+
+
+@contextlib.contextmanager
+def _forward_drop(netorch: Netorch) -> Iterator[None]:
+    """As Docker leaves it: FORWARD has the policy DROP, and only DOCKER-USER is the user's."""
+    rules = [":FORWARD DROP", ":DOCKER-USER -", "-A FORWARD -j DOCKER-USER", "-A DOCKER-USER -j RETURN"]
+    run("iptables-restore", str(netorch.write("\n".join(["*filter", *rules, "COMMIT", ""]), "rules")))
+    try:
+        yield
     finally:
         run("nft", "delete", "table", "ip", "filter")
 
@@ -157,6 +165,41 @@ def test_three_tier(netorch: Netorch) -> None:
         assert probes.tcp(lab, "web", "db", 5432) == "open"
         stop_forwarding(lab, "core")
         assert probes.tcp(lab, "web", "app", 8000) == "timeout"
+
+
+@kernel
+@pytest.mark.parametrize("netns", ["host", "private"])
+def test_published_ports(netorch: Netorch, host: TestHost, netns: str) -> None:
+    options = ["--private"] if netns == "private" else []
+    own4, own6 = SEEN_AS["4"], SEEN_AS["6"]
+    with _forward_drop(netorch), netorch.lab(TOPOLOGIES / "published-ports.yaml", *options) as lab:
+        # The host itself, as the address that it has on the way to web.
+        near = "you are 100." if options else "you are 10.44.0.1"
+        for address in ("127.0.0.1", own4):
+            assert probes.http_by(run, f"http://{address}:8080/").startswith(near)
+        assert probes.http_by(run, f"http://[{own6}]:8080/").startswith("you are fd")
+        assert probes.udp_by(run, "127.0.0.1", 5353).startswith(near)
+        with pytest.raises(RuntimeError, match="refused"):
+            probes.http_by(run, "http://[::1]:8080/")
+        # From beyond the host, which web sees as it is; the port of 127.0.0.1 is not for it.
+        assert probes.http_by(host.in_outside, f"http://{own4}:8080/") == f"you are {outside.IPV4}\n"
+        assert probes.http_by(host.in_outside, f"http://[{own6}]:8080/") == f"you are {outside.IPV6}\n"
+        with pytest.raises(RuntimeError, match="refused"):
+            probes.udp_by(host.in_outside, own4, 5353)
+        # Containers: on another bridge, web's neighbour, and web itself.
+        for node, gateway in (("client", "10.44.1.1"), ("names", "10.44.0.1"), ("web", "10.44.0.1")):
+            assert probes.http(lab, node, f"http://{own4}:8080/").startswith("you are ")
+            assert probes.http(lab, node, f"http://[{own6}]:8080/").startswith("you are ")
+            seen = "10.44.1.2" if node == "client" else "10.44.0.1"
+            assert probes.http(lab, node, f"http://{gateway}:8080/") == f"you are {seen}\n"
+        assert probes.tcp(lab, "client", "web", 80) == "timeout"
+        ports = {row["name"]: row["ports"] for row in netorch("ps", "--json").json()}
+        assert ports == {
+            "web": ["0.0.0.0:8080->80/tcp", "[::]:8080->80/tcp"],
+            "names": ["127.0.0.1:5353->53/udp"],
+            "client": [],
+        }
+        assert "PORTS" in netorch("ps").stdout
 
 
 @kernel

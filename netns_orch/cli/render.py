@@ -50,8 +50,13 @@ def _wanted(row: Row) -> str | None:
 
 def containers_table(rows: Iterable[Row]) -> list[str]:
     """``ps``."""
-    header = ("NAME", "STATE", "PID", "ADDRESSES", "UPTIME", "RESTARTS", "OOM-KILLS", "EXIT")
-    return table(header, [_container_cells(row) for row in rows])
+    rows = list(rows)
+    header: tuple[str, ...] = ("NAME", "STATE", "PID", "ADDRESSES", "UPTIME", "RESTARTS", "OOM-KILLS", "EXIT")
+    cells = [_container_cells(row) for row in rows]
+    if any(row["ports"] for row in rows):
+        header = (*header, "PORTS")
+        cells = [(*line, row["ports"]) for line, row in zip(cells, rows, strict=True)]
+    return table(header, cells)
 
 
 def _container_cells(row: Row) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ Owns: ``wire`` (a ``Topology`` becomes a ``Wiring``), ``check_host`` (does it fi
 ``addresses``  addresses as numbers; pools
 ``assign``     which address each end gets
 ``routes``     default routes, the file's routes and rules
+``publish``    which address of a container each published port leads to
 ``checks``     what is an error and what a warning
 ``roots``      the same for roots and mounts, and the paths of the host that they name
 ``host``       what only this host can show: clashes, features it lacks
@@ -27,6 +28,7 @@ from netns_orch.graph.checks import check
 from netns_orch.graph.connect import connect
 from netns_orch.graph.host import check_host, features_needed
 from netns_orch.graph.names import Problems, file_order
+from netns_orch.graph.publish import Published, ports_wanted, publish
 from netns_orch.graph.roots import paths_named
 from netns_orch.graph.routes import plan_routes
 from netns_orch.graph.wiring import Cable, End, Iface, Virtual, WiredBridge, Wiring
@@ -39,6 +41,7 @@ __all__ = [
     "Cable",
     "End",
     "Iface",
+    "Published",
     "Virtual",
     "WiredBridge",
     "Wiring",
@@ -46,6 +49,7 @@ __all__ = [
     "check_host",
     "features_needed",
     "paths_named",
+    "ports_wanted",
     "to_json",
     "wire",
 ]
@@ -57,6 +61,7 @@ def wire(topology: Topology) -> Wiring:
     connect(wiring, problems)
     assign(wiring, problems)
     plan_routes(wiring, problems)
+    publish(wiring, problems)
     check(wiring, problems)
     if problems.errors:
         raise LabFileError(file_order(problems.errors))

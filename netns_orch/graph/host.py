@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import chain
 
 from netns_orch.errors import KernelError, MissingFeature, NetorchError, NotRootless, Where
-from netns_orch.graph import roots
+from netns_orch.graph import publish, roots
 from netns_orch.graph.addresses import Net, parse_net
 from netns_orch.graph.names import Problems, file_order, nearest, place
 from netns_orch.graph.wiring import WiredBridge, Wiring
@@ -33,6 +33,7 @@ HOW_TO = {
     "overlay": "the kernel module overlay is missing (`modprobe overlay`; Debian: linux-image-amd64)",
     "ipv6": "this kernel runs without IPv6 (ipv6.disable=1 on its command line?)",
     "nft": "install nftables (`apt-get install nftables`)",
+    "nft-nat": "the kernel lacks nft_nat or nft_fib_inet (`modprobe -a nft_nat nft_fib_inet`)",
     "iptables": "install iptables (`apt-get install iptables`)",
     "ip6tables": "install ip6tables (`apt-get install iptables`)",
     "zstd": "install zstd (`apt-get install zstd`)",
@@ -83,6 +84,7 @@ def check_host(wiring: Wiring, facts: HostFacts) -> tuple[list[NetorchError], li
             name = cable.b.ifname
             hint = nearest(name, (known for known in facts.interfaces if known != "lo"))
             problems.error(f"the host has no interface {name}", cable.b.where, hint)
+    publish.check_host(wiring, facts, problems)
     roots.check_host(wiring, facts.paths, problems)
     errors = [*problems.errors, *_missing(wiring, facts)]
     return file_order(errors), file_order(problems.warnings)
@@ -176,6 +178,8 @@ def _needs(wiring: Wiring) -> Iterator[Need]:
             yield key, f"host.{key}", rules.where or host.where
     for container in wiring.topology.containers.values():
         yield from _of_container(container)
+    for port in wiring.published:
+        yield "nft-nat", "`ports`", port.spec.where
     for iface in chain(wiring.bridges.values(), *wiring.ends.values(), *wiring.virtual.values()):
         if any(addr.family == 6 for addr in iface.addresses):
             yield "ipv6", "an IPv6 address", iface.where

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from netns_orch.errors import NetorchError, Where
 from netns_orch.graph.addresses import Addr, Net
 from netns_orch.labfile import model
 from netns_orch.labfile.model import HOST
 from netns_orch.resources import Route, Rule
+
+if TYPE_CHECKING:
+    from netns_orch.graph.publish import Published
 
 Segment = tuple[str, int]
 """A layer 2 segment: a bridge (of those that are joined, the first) or a cable, and a VLAN."""
@@ -124,6 +127,8 @@ class Wiring:
     routes: dict[str, list[Route]] = field(default_factory=dict)
     """Of each container and of ``host``: as the kernel will list them."""
     rules: dict[str, list[Rule]] = field(default_factory=dict)
+    published: list[Published] = field(default_factory=list)
+    """Ports of the host that lead into containers, in file order, each family for itself."""
     incomplete: set[str] = field(default_factory=set)
     """Containers with a link that is wrong: what would follow from it is not reported too."""
     warnings: list[NetorchError] = field(default_factory=list)

@@ -92,6 +92,10 @@ _OTHERS = (
     ("ipv4/ping_group_range", "0\t2147483647"),
     ("ipv4/ip_unprivileged_port_start", "0"),
     ("ipv4/tcp_congestion_control", "cubic"),
+    # What a bridge does must not depend on whether the host has loaded br_netfilter.
+    ("bridge/bridge-nf-call-arptables", "0"),
+    ("bridge/bridge-nf-call-ip6tables", "0"),
+    ("bridge/bridge-nf-call-iptables", "0"),
 )
 
 

@@ -267,17 +267,19 @@ class CableView:
             ifname=link.ifname,
             mac=link.mac,
             bridge=bridge,
-            isolated=_isolated(link),
+            isolated=_port_option(link, messages.IFLA_BRPORT_ISOLATED),
             link_local=link.link_local,
+            hairpin=_port_option(link, messages.IFLA_BRPORT_MODE),
         )
         return _with_vlans(end, like, self._host.vlans.get(link.ifindex))
 
 
-def _isolated(link: Link) -> bool:
+def _port_option(link: Link, option: int) -> bool:
+    """Whether an option of a bridge's port is on."""
     info = link.info()
     if messages.IFLA_INFO_SLAVE_DATA not in info:
         return False
-    return any(parse(info[messages.IFLA_INFO_SLAVE_DATA]).get(messages.IFLA_BRPORT_ISOLATED, b""))
+    return any(parse(info[messages.IFLA_INFO_SLAVE_DATA]).get(option, b""))
 
 
 def _with_vlans(end: CableEnd, like: CableEnd | None, vlans: Mapping[int, int] | None) -> CableEnd:

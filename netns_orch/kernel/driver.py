@@ -43,6 +43,7 @@ from netns_orch.resources import (
     MountSpec,
     NetnsName,
     Process,
+    PublishedPort,
     Qdisc,
     Resource,
     Setup,
@@ -121,11 +122,14 @@ class LabKernel:
 
     # -- looking ----------------------------------------------------------------------------------
 
-    def facts(self, want: frozenset[str]) -> HostFacts:
-        """The host as it is without this lab; ``want`` are the features to probe."""
+    def facts(self, want: frozenset[str], ports: frozenset[tuple[str, int]] = frozenset()) -> HostFacts:
+        """The host as it is without this lab.
+
+        ``want`` are the features to probe, ``ports`` (protocol, number) those that the lab publishes.
+        """
         from netns_orch.kernel import facts
 
-        return facts.host_facts(self.name, self.id, want=want)
+        return facts.host_facts(self.name, self.id, want=want, ports=ports)
 
     def paths(self, wanted: Iterable[str]) -> tuple[HostPath, ...]:
         """What lies at paths of the host."""
@@ -187,10 +191,14 @@ class LabKernel:
         table = hosttable.observe(
             self.name, self.id, wanted, netns_fd=self._place, fingerprint=self.records.get("table")
         )
+        published = [*owned.of(PublishedPort), *desired.of(PublishedPort)]
+        ports = hosttable.observe_ports(
+            self.name, self.id, published, netns_fd=self._place, fingerprints=self.records.get("ports")
+        )
         loaded = [f for f in owned.of(Firewall) if f.container in abouts]
         rules = firewall.observe(nets, loaded, self.records.get("firewall", {}))
         sysctls = self._observe_sysctls(desired, owned)
-        return [*([table] if table else []), *sysctls, *links, *rules], extra
+        return [*([table] if table else []), *ports, *sysctls, *links, *rules], extra
 
     def _observe_roots(self) -> Sequence[Resource]:
         from netns_orch.kernel import layers
@@ -272,6 +280,7 @@ class LabKernel:
             "container": self._create,
             "name": self._name_netns,
             "network": self._network,
+            "interface": self._host,
             "firewall": self._firewall,
             "setup": self._setup,
             "process": self._process,
@@ -305,10 +314,10 @@ class LabKernel:
     def _guard(self, changes: Changes) -> None:
         from netns_orch.kernel import conntrack, hosttable
 
-        for before, after in changes:
+        for before, after in _only(changes, HostTable):
             applied = hosttable.apply(
-                before if isinstance(before, HostTable) else None,
-                after if isinstance(after, HostTable) else None,
+                before,
+                after,
                 lab=self.name,
                 id=self.id,
                 previous_sysctls=self.records.get("previous_sysctls", {}),
@@ -318,6 +327,11 @@ class LabKernel:
             self.warnings += [NetorchError(text) for text in applied.warnings]
             if after is None:
                 conntrack.flush_conntrack(self.records.get("prefixes", []), self._place)
+        if ports := _only(changes, PublishedPort):
+            self.records["ports"] = hosttable.publish_ports(
+                ports, lab=self.name, id=self.id, netns_fd=self._place
+            )
+            conntrack.forget_ports(ports, self._place)
 
     def _host(self, changes: Changes) -> None:
         from netns_orch.kernel import hostsysctl, placesysctl
@@ -726,6 +740,15 @@ def signal_number(name: str) -> int:
 
 def _afters(changes: Changes, kind: type[R]) -> Iterator[R]:
     return (after for _, after in changes if isinstance(after, kind))
+
+
+def _only(changes: Changes, kind: type[R]) -> list[tuple[R | None, R | None]]:
+    """The changes of one kind of resource."""
+    return [
+        (before if isinstance(before, kind) else None, after if isinstance(after, kind) else None)
+        for before, after in changes
+        if isinstance(before, kind) or isinstance(after, kind)
+    ]
 
 
 def _befores(changes: Changes, kind: type[R]) -> Iterator[R]:

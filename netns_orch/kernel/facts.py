@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import ip_address
 
 from netns_orch.errors import KernelError
@@ -21,7 +21,17 @@ from netns_orch.resources import HostFacts, HostPath
 LINK_KINDS = frozenset({"bridge", "veth", "vlan", "vxlan", "bond", "vrf", "dummy", "macvlan", "wireguard"})
 QDISC_KINDS = frozenset({"netem", "tbf"})
 OTHERS = frozenset(
-    {"ipv6", "nft", "iptables", "ip6tables", "overlay", "zstd", "user-namespace", "time-namespace"}
+    {
+        "ipv6",
+        "nft",
+        "nft-nat",
+        "iptables",
+        "ip6tables",
+        "overlay",
+        "zstd",
+        "user-namespace",
+        "time-namespace",
+    }
 )
 CGROUP = "cgroup:"
 FEATURES = LINK_KINDS | QDISC_KINDS | OTHERS
@@ -37,9 +47,18 @@ _SYS_FSOPEN, _FSOPEN_CLOEXEC = 430, 1
 
 
 def host_facts(
-    lab: str | None, id: str, netns_fd: int | None = None, *, want: Iterable[str] = ()
+    lab: str | None,
+    id: str,
+    netns_fd: int | None = None,
+    *,
+    want: Iterable[str] = (),
+    ports: Collection[tuple[str, int]] = (),
 ) -> HostFacts:
-    """The host without ``lab``'s own links; of the features in ``want`` those that are there."""
+    """The host without ``lab``'s own links; of the features in ``want`` those that are there.
+
+    ``ports`` (protocol, number) are those to be published: who has them already is looked up.
+    """
+    from netns_orch.kernel import portholders
     from netns_orch.kernel.hostlinks import host_facts_links
     from netns_orch.kernel.nets import Nets
 
@@ -48,6 +67,9 @@ def host_facts(
         interfaces=network.interfaces,
         subnets=network.subnets,
         routes=network.routes,
+        addresses=network.addresses if ports else (),
+        port_holders=portholders.port_holders(ports, lab, id) if ports else (),
+        bridge_netfilter=bool(ports) and portholders.bridge_netfilter(),
         features=features(frozenset(want)),
         upstream_dns=upstream_dns(),
         rootless=realm.inside() is not None,
@@ -100,6 +122,18 @@ def _has_nft() -> bool:
     return netfilter.in_scratch_netns(netfilter.run, "nft", "list", "tables").code == 0
 
 
+def _has_nft_nat() -> bool:
+    """Whether nft can load what published ports are made of."""
+    from netns_orch.kernel import publish
+
+    text = publish.sample()
+    return _has_nft() and netfilter.in_scratch_netns(lambda: _loads(text))
+
+
+def _loads(text: str) -> bool:
+    return netfilter.run("nft", "-f", "-", stdin=text).code == 0
+
+
 def _has_iptables(family: int) -> Callable[[], bool]:
     def probe() -> bool:
         name = netfilter.program(family, "-restore")
@@ -147,6 +181,7 @@ def _has_time_namespaces() -> bool:
 _OTHER_PROBES: Mapping[str, Callable[[], bool]] = {
     "ipv6": _has_ipv6,
     "nft": _has_nft,
+    "nft-nat": _has_nft_nat,
     "iptables": _has_iptables(4),
     "ip6tables": _has_iptables(6),
     "overlay": _has_overlay,

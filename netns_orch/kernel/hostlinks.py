@@ -41,6 +41,8 @@ class HostNetwork(NamedTuple):
     """On-link subnets: (interface, canonical prefix)."""
     routes: tuple[tuple[str, str], ...]
     """Other routes of the main table but default ones: (interface, canonical prefix)."""
+    addresses: tuple[str, ...]
+    """The host's own, without their prefix; neither 127.0.0.1, ::1 nor IPv6 link-local ones."""
 
 
 def find_marked(lab: str | None, id: str, *, nets: Nets | None = None) -> list[MarkedLink]:
@@ -140,7 +142,8 @@ def host_facts_links(*, lab: str | None, id: str, nets: Nets | None = None) -> H
             routes = [message.body for message in channel.dump(ipmessages.dump_routes())]
         names = messages.names_by_index(others)
         subnets = _subnets(addresses, names)
-        return HostNetwork(tuple(_all_names(others)), subnets, _routes(routes, names, set(subnets)))
+        own = tuple(dict.fromkeys(_addresses(addresses, names)))
+        return HostNetwork(tuple(_all_names(others)), subnets, _routes(routes, names, set(subnets)), own)
 
     return _host(nets).run(look)
 
@@ -165,6 +168,14 @@ def _subnets(
             continue
         found.append((ifname, str(ip_interface(fact.cidr).network)))
     return tuple(dict.fromkeys(found))
+
+
+def _addresses(facts: Iterable[ipmessages.AddressFact], names: dict[int, str]) -> Iterable[str]:
+    for fact in facts:
+        address = ip_interface(fact.cidr).ip
+        of_one_link = address.version == 6 and address.is_link_local
+        if fact.ifindex in names and not address.is_loopback and not of_one_link:
+            yield str(address)
 
 
 def _routes(

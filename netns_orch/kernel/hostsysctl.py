@@ -104,7 +104,7 @@ def _is_ours(name: str, id: str) -> bool:
 
 def tidy(id: str) -> None:
     """Remove the stale files, while nobody else is at them."""
-    with _locked(id):
+    with locked(id):
         for path in stale_files(id):
             with suppress(FileNotFoundError):
                 os.unlink(path)
@@ -121,7 +121,7 @@ def _observe_here(lab: str, id: str, names: Mapping[str, str]) -> list[HostSysct
 
 
 def _acquire_here(lab: str, id: str, wanted: Values) -> Values:
-    with _locked(id):
+    with locked(id):
         store = _load(id)
         _refuse_conflicts(store, lab, wanted)
         interfaces = _interfaces()
@@ -166,7 +166,7 @@ def _keep_announced_routes(values: Values) -> None:
 
 
 def _release_here(lab: str, id: str, names: list[str]) -> None:
-    with _locked(id):
+    with locked(id):
         store = _load(id)
         held = store.labs.get(lab, {})
         for name in names:
@@ -266,7 +266,7 @@ def _path(id: str, suffix: str) -> str:
 
 
 @contextmanager
-def _locked(id: str) -> Iterator[None]:
+def locked(id: str) -> Iterator[None]:
     """Hold the host's lock; file and lock go when no lab is left in them."""
     path = _path(id, "lock")
     try:

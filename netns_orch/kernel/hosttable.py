@@ -1,8 +1,9 @@
 """The lab's own nft table on the host: NAT, isolation between bridges, ``host.iptables``.
 
-Owns: what the tables ``netorch_<lab>`` (inet; ip and ip6 where ``host.iptables`` has rules) hold, the mark in
-them, and the accept rules where others drop forwarded packets.  Must not: touch a table, chain or rule
-without that mark; write sysctls (their previous values are only noted here).
+Owns: what the tables ``netorch_<lab>`` (inet; ip and ip6 where ``host.iptables`` has rules) hold, the ports
+published in them (``publish`` has the text), the mark in them, and the accept rules where others drop
+forwarded packets.  Must not: touch a table, chain or rule without that mark; write sysctls (their previous
+values are only noted here).
 
 A drop in any base chain of a hook is final, an accept only ends its own chain (nft(8)): so our tables can
 forbid whatever others do, and never open what the host's own rules forbid.
@@ -18,12 +19,13 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from netns_orch.errors import KernelError
-from netns_orch.kernel import forwarding, netfilter, nftables
-from netns_orch.resources import GROUP_FIRST, GROUP_LAST, HostTable, digest
+from netns_orch.kernel import forwarding, netfilter, nftables, publish
+from netns_orch.resources import GROUP_FIRST, GROUP_LAST, HostTable, PublishedPort, digest
 
 PREFIX = "netorch_"
 ABOUT = "about"
@@ -31,7 +33,9 @@ FAMILIES = ("inet", "ip", "ip6")
 _COMMENT = 100
 """Bytes of a comment that we use, of 128."""
 _SAFE = "/.=:,+-_ "
+_SIDES = ("saddr", "daddr")
 _ABOUT_BLOCK = re.compile(rf"^\tchain {ABOUT} \{{\n.*?^\t\}}\n\n?", re.MULTILINE | re.DOTALL)
+_BLANK_LINES = re.compile(r"\n\n+")
 _JUMP = re.compile(r"\b(jump|goto) (\S+)(?=$| comment )")
 
 
@@ -93,6 +97,8 @@ def _apply_here(after: HostTable | None, owner: _Owner, new: str) -> Applied:
     chains = nftables.list_chains()
     there = [family for family in FAMILIES if _is_there(chains, family, owner)]
     text = "".join(f"delete table {family} {owner.table}\n" for family in there) + new
+    if after is not None and "inet" in there:
+        text += publish.kept(_listing(owner), f"inet {owner.table}")
     if after is None:
         # First: as long as anything of ours is there, the table is, and says so.
         forwarding.settle(chains, None, _comment(owner))
@@ -129,10 +135,54 @@ def _comment(owner: _Owner) -> str:
     return f"netorch.{owner.lab}.{owner.id}"
 
 
-def commands(table: HostTable, lab: str, groups: tuple[int, int] = (GROUP_FIRST, GROUP_LAST)) -> list[str]:
+def publish_ports(
+    changes: Iterable[tuple[PublishedPort | None, PublishedPort | None]],
+    *,
+    lab: str,
+    id: str,
+    netns_fd: int | None = None,
+) -> dict[str, str]:
+    """Exchange published ports (before, after) in the lab's table, in one transaction; the others stay.
+
+    Returns, by key, the fingerprints of all ports that are there then, for ``observe_ports``.
+    Errors: KernelError where another lab of this host has a port, or with nft's words.
+    """
+    pairs = list(changes)
+    gone = [before.key for before, _ in pairs if before is not None]
+    come = [after for _, after in pairs if after is not None]
+    return netfilter.in_netns(netns_fd, _publish_here, _Owner(lab, id), gone, come, netns_fd is None)
+
+
+def _publish_here(owner: _Owner, gone: list[str], come: list[PublishedPort], on_host: bool) -> dict[str, str]:
+    from netns_orch.kernel import hostsysctl, portholders
+
+    # Two labs that come up at once both found the port free: under the host's lock one of them is first.
+    with hostsysctl.locked(owner.id) if on_host and come else nullcontext():
+        if on_host:
+            portholders.refuse_published(owner.lab, owner.id, come)
+        lines = publish.changed(_listing(owner), gone, come)
+        text = "".join(f"{line.replace('{T}', f'inet {owner.table}', 1)}\n" for line in lines)
+        done = netfilter.run("nft", "-f", "-", stdin=text)
+    if done.code != 0:
+        where = next((port.where for port in come if port.where), None)
+        raise KernelError("nft refuses the published ports", where=where, details=done.words)
+    return publish.fingerprints_of(_listing(owner))
+
+
+def _listing(owner: _Owner) -> str:
+    return netfilter.print_tables([("inet", owner.table)]) or ""
+
+
+def commands(
+    table: HostTable,
+    lab: str,
+    groups: tuple[int, int] = (GROUP_FIRST, GROUP_LAST),
+    ports: Iterable[PublishedPort] = (),
+) -> list[str]:
     """What makes the lab's tables, as nft takes it, without the mark: for somebody who does it by hand."""
     owner = _Owner(lab, "")
-    rules = {"inet": list(_inet(table, groups)), "ip": _by_iptables(4, table), "ip6": _by_iptables(6, table)}
+    inet = [*_inet(table, groups), *publish.statements(ports)]
+    rules = {"inet": inet, "ip": _by_iptables(4, table), "ip6": _by_iptables(6, table)}
     lines = []
     for family, statements in rules.items():
         name = f"{family} {owner.table}"
@@ -189,7 +239,7 @@ def observe(
     netns_fd: int | None = None,
     fingerprint: str | None = None,
 ) -> HostTable | None:
-    """The lab's table as it is; None where there is none, and no accept rule of it either.
+    """The lab's table as it is, without its ports; None where there is none, and no accept rule of it either.
 
     It equals ``desired`` where it was made from that, and is ``intact`` where the kernel's rules are exactly
     those that ``apply`` left (``fingerprint`` is what it returned; None: not compared).
@@ -197,6 +247,27 @@ def observe(
     if netfilter.find_program("nft") is None:
         return None
     return netfilter.in_netns(netns_fd, _observe_here, _Owner(lab, id), desired, fingerprint)
+
+
+def observe_ports(
+    lab: str,
+    id: str,
+    known: Iterable[PublishedPort],
+    netns_fd: int | None = None,
+    fingerprints: Mapping[str, str] | None = None,
+) -> list[PublishedPort]:
+    """The ports that the lab's table publishes; ``known`` are definitions that they may be made from.
+
+    ``fingerprints`` are what ``publish_ports`` returned; None: not compared.
+    """
+
+    def look() -> list[PublishedPort]:
+        owner = _Owner(lab, id)
+        if not any(chain[:3] == ("inet", owner.table, publish.CHAIN) for chain in nftables.list_chains()):
+            return []  # a listing of nft's costs 5 ms
+        return publish.observe(_listing(owner), known, fingerprints)
+
+    return netfilter.in_netns(netns_fd, look)
 
 
 def _observe_here(owner: _Owner, desired: HostTable | None, fingerprint: str | None) -> HostTable | None:
@@ -218,7 +289,8 @@ def _fingerprint(owner: _Owner) -> str | None:
     text = netfilter.print_tables([table for family in FAMILIES if (table := (family, owner.table)) in there])
     if text is None:
         return None
-    return hashlib.sha256(_ABOUT_BLOCK.sub("", text).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    text = _BLANK_LINES.sub("\n", publish.without(_ABOUT_BLOCK.sub("", text)))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 # -- the mark ------------------------------------------------------------------------------------
@@ -297,6 +369,9 @@ def _inet(table: HostTable, groups: tuple[int, int]) -> Iterator[str]:
     yield f"add set {{T}} within {{ type ifname . ifname; elements = {{ {pairs} }}; }}"
     yield from (_set(mode, names) for mode, names in by_mode.items() if names)
     yield from _forward_chain(table.router, {mode for mode, names in by_mode.items() if names}, groups)
+    # With route_localnet, for published ports, nothing else would keep a container from the host's loopback.
+    yield "add chain {T} loopback { type filter hook prerouting priority -300; policy accept; }"
+    yield from (f"add rule {{T}} loopback iifname @bridges ip {side} 127.0.0.0/8 drop" for side in _SIDES)
     if by_mode["nat"]:
         yield "add chain {T} postrouting { type nat hook postrouting priority 100; policy accept; }"
         # A packet keeps its input interface here since Linux 5.7; one of the host's own has none.
@@ -313,9 +388,12 @@ def _quoted(name: str) -> str:
 
 def _forward_chain(router: bool, modes: Iterable[str], groups: tuple[int, int]) -> Iterator[str]:
     others = f"{groups[0]}-{groups[1]}"
+    but_none = "iifname != @none oifname != @none " if "none" in modes else ""
     rules = [
         # Frames within one bridge come here only where br_netfilter sends them.
         "iifname . oifname @within accept",
+        # A published port is for other bridges and other labs, too.
+        f"{but_none}ct status dnat accept",
         f"iifname @bridges oifname @bridges {'accept' if router else 'drop'}",
         f"iifname @bridges oifgroup {others} drop",
         f"oifname @bridges iifgroup {others} drop",
@@ -325,7 +403,6 @@ def _forward_chain(router: bool, modes: Iterable[str], groups: tuple[int, int]) 
     if "nat" in modes:
         rules += [
             "oifname @nat ct state established,related accept",
-            "oifname @nat ct status dnat accept",
             "oifname @nat drop",
         ]
     yield "add chain {T} forward { type filter hook forward priority 0; policy accept; }"

@@ -23,6 +23,8 @@ class Listener(NamedTuple):
     port: int
     queued: int
     """Bytes that wait to be read."""
+    inode: int
+    """As /proc/PID/fd names it."""
 
     def serves(self, address: str) -> bool:
         """Whether it takes what is sent to ``address``."""
@@ -34,21 +36,21 @@ class Listener(NamedTuple):
 def listeners() -> list[Listener]:
     """Those of the calling thread's namespace."""
     return [
-        Listener(protocol, _address(local), port, queued)
+        Listener(protocol, _address(local), port, queued, inode)
         for protocol, state in (("tcp", _LISTEN), ("udp", _UNCONNECTED))
         for table in (protocol, f"{protocol}6")
-        for local, port, found, queued in _rows(table)
+        for local, port, found, queued, inode in _rows(table)
         if found == state
     ]
 
 
-def _rows(table: str) -> Iterator[tuple[str, int, str, int]]:
+def _rows(table: str) -> Iterator[tuple[str, int, str, int, int]]:
     with suppress(FileNotFoundError), open(f"/proc/thread-self/net/{table}", encoding="ascii") as rows:
         next(rows)
         for row in rows:
-            _, local, _, state, queues, *_ = row.split()
+            _, local, _, state, queues, _, _, _, _, inode, *_ = row.split()
             address, _, port = local.partition(":")
-            yield address, int(port, 16), state, int(queues.partition(":")[2], 16)
+            yield address, int(port, 16), state, int(queues.partition(":")[2], 16), int(inode)
 
 
 def _address(text: str) -> str:

@@ -42,7 +42,7 @@ IFLA_INET6_ADDR_GEN_MODE = 8
 GEN_MODE_EUI64, GEN_MODE_NONE = 0, 1
 IFLA_BR_FORWARD_DELAY, IFLA_BR_HELLO_TIME, IFLA_BR_MAX_AGE, IFLA_BR_STP_STATE = 1, 2, 3, 5
 IFLA_BR_VLAN_FILTERING, IFLA_BR_MCAST_SNOOPING = 7, 23
-IFLA_BRPORT_STATE, IFLA_BRPORT_ISOLATED = 1, 33
+IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 1, 4, 33
 IFLA_BRIDGE_VLAN_INFO = 2
 VLAN_PVID, VLAN_UNTAGGED = 2, 4
 RTEXT_FILTER_BRVLAN, RTEXT_FILTER_SKIP_STATS = 2, 8
@@ -168,10 +168,11 @@ def set_link(
     group: int | None = None,
     link_local: bool | None = None,
     isolated: bool | None = None,
+    hairpin: bool | None = None,
 ) -> Request:
     """Change a link: what is None stays.
 
-    ``master`` is an index, 0 for none; ``isolated`` is an option of bridge ports.
+    ``master`` is an index, 0 for none; ``isolated`` and ``hairpin`` are options of bridge ports.
     """
     header = _NO_LINK if up is None else _UP if up else _DOWN
     parts = [header, text(IFLA_ALT_IFNAME if by_altname else IFLA_IFNAME, ifname)]
@@ -181,9 +182,10 @@ def set_link(
         parts.append(u32(IFLA_MTU, mtu))
     if master is not None:
         parts.append(u32(IFLA_MASTER, master))
-    if isolated is not None:
-        option = attribute(IFLA_INFO_SLAVE_DATA, u8(IFLA_BRPORT_ISOLATED, isolated))
-        parts.append(attribute(IFLA_LINKINFO, _BRIDGE_PORT + option))
+    options = b"" if isolated is None else u8(IFLA_BRPORT_ISOLATED, isolated)
+    options += b"" if hairpin is None else u8(IFLA_BRPORT_MODE, hairpin)
+    if options:
+        parts.append(attribute(IFLA_LINKINFO, _BRIDGE_PORT + attribute(IFLA_INFO_SLAVE_DATA, options)))
     if link_local is not None:
         parts.append(_LINK_LOCAL if link_local else _NO_LINK_LOCAL)
     if group is not None:

@@ -160,6 +160,8 @@ def _plug_in(
         local = None
     batch.add(messages.set_link(end.ifname, up=up, link_local=local, isolated=isolated), cable, "plug in")
     batch.add(messages.add_altname(end.ifname, cable_mark(lab, cable, end)), cable, "mark")
+    if end.hairpin:
+        batch.add(messages.set_link(end.ifname, hairpin=True), cable, "plug in")
 
 
 def cable_mark(lab: Lab, cable: Cable, end: CableEnd) -> str:
@@ -249,8 +251,11 @@ def end_up(cable: Cable, end: CableEnd) -> bool:
 def _change_port(host: Channel, lab: Lab, batch: Batch, cable: Cable, old: CableEnd, new: CableEnd) -> None:
     if new.bridge != old.bridge:
         batch.add(messages.set_link(new.ifname, master=_master(host, lab, new, cable)), cable, "plug in")
-    if new.isolated != old.isolated or (new.bridge != old.bridge and new.isolated):
-        batch.add(messages.set_link(new.ifname, isolated=new.isolated), cable, "change")
+    plain = CableEnd(node=HOST, ifname=new.ifname, mac=new.mac)  # as the kernel makes a port
+    was = old if new.bridge == old.bridge else plain
+    if (new.isolated, new.hairpin) != (was.isolated, was.hairpin):
+        options = messages.set_link(new.ifname, isolated=new.isolated, hairpin=new.hairpin)
+        batch.add(options, cable, "change")
     old_vlans = port_vlans(old) if new.bridge == old.bridge else DEFAULT_VLANS
     new_vlans = port_vlans(new)
     if old_vlans != new_vlans:

@@ -21,7 +21,6 @@ _EXPORT = (
 
 CONTAINER: dict[str, tuple[Uses, str | None]] = {
     "image": (lambda c: c.image, _EXPORT),
-    "ports": (lambda c: c.ports, None),
 }
 
 

@@ -14,21 +14,31 @@ from itertools import chain
 
 from netns_orch.graph import Wiring
 from netns_orch.resolve import containers, host, network
+from netns_orch.resolve.host import published_ports
 from netns_orch.resources import HostPath, State
+
+__all__ = ["published_ports", "resolve"]
 
 
 def resolve(
-    wiring: Wiring, *, id: str, upstream_dns: Sequence[str] = (), paths: Sequence[HostPath] = ()
+    wiring: Wiring,
+    *,
+    id: str,
+    upstream_dns: Sequence[str] = (),
+    paths: Sequence[HostPath] = (),
+    bridge_netfilter: bool = False,
 ) -> State:
     """All that should be, in build order.
 
-    ``id`` is the lab's, ``upstream_dns`` the host's real servers, ``paths`` what lies where roots come from.
+    ``id`` is the lab's, ``upstream_dns`` the host's real servers, ``paths`` what lies where roots come from;
+    ``bridge_netfilter``: the host's firewall sees the frames of bridges.
     """
     sources = {path.path: path for path in paths}
     names = network.HostNames(wiring, id)
     return State(
         chain(
             host.table(wiring),
+            host.published_ports(wiring),
             host.sysctls(wiring),
             containers.layers(wiring, sources),
             containers.cgroups(wiring),
@@ -37,7 +47,7 @@ def resolve(
             containers.netns_names(wiring),
             host.bridges(wiring),
             host.ports(wiring),
-            network.cables(wiring, names),
+            network.cables(wiring, names, bridge_netfilter=bridge_netfilter),
             network.virtual_interfaces(wiring),
             network.addresses(wiring),
             network.sysctls(wiring),

@@ -1,6 +1,6 @@
 """What lives in the namespace of the bridges: the lab's table, sysctls, bridges, plugged-in interfaces.
 
-Owns: real names in place of the file's in ``host.iptables`` and ``host.sysctls``.
+Owns: real names in place of the file's in ``host.iptables`` and ``host.sysctls``; published ports.
 Must not: know how a table is written (``kernel`` does).
 """
 
@@ -14,7 +14,15 @@ from netns_orch.errors import LabFileError, NetorchError, Where
 from netns_orch.graph import Wiring
 from netns_orch.graph.names import place
 from netns_orch.labfile import model
-from netns_orch.resources import Bridge, HostPort, HostSysctl, HostTable
+from netns_orch.resources import (
+    UPLINK,
+    Bridge,
+    HostPort,
+    HostSysctl,
+    HostTable,
+    PublishedPort,
+    route_localnet,
+)
 
 INTERFACE_OPTIONS = frozenset(
     ("-i", "-o", "--in-interface", "--out-interface", "--physdev-in", "--physdev-out")
@@ -109,9 +117,40 @@ def sysctls(wiring: Wiring) -> Iterator[HostSysctl]:
         where = _forwarding(wiring, family)
         if where is not None and name not in said:
             yield HostSysctl(name=name, value="1", where=where[0])
+    yield from (sysctl for sysctl in _from_loopback(wiring) if sysctl.name not in said)
     for real, (name, value) in said.items():
         where_said = host.marks.get(f"sysctls.{name}") or place(host, "sysctls")
         yield HostSysctl(name=real, value=value, where=where_said)
+
+
+def published_ports(wiring: Wiring) -> Iterator[PublishedPort]:
+    """What leads from ports of the host into containers."""
+    for port in wiring.published:
+        yield PublishedPort(
+            protocol=port.spec.protocol,
+            family=port.family,
+            address=port.address,
+            port=port.spec.host_port,
+            container=port.container,
+            to_address=port.to.ip,
+            to_port=port.spec.port,
+            near=port.near,
+            uplink=None if port.transit is None else UPLINK,
+            transit=port.transit,
+            where=port.spec.where,
+        )
+
+
+def _from_loopback(wiring: Wiring) -> Iterator[HostSysctl]:
+    """Leave for packets of 127.0.0.0/8 to go out to containers, where ports of the host lead there.
+
+    In a private lab such packets come from the host, by the uplink, with the uplink's address.
+    """
+    if wiring.topology.netns == "private":
+        return
+    for port in wiring.published:
+        if port.family == 4 and (port.address is None or port.loopback):
+            yield route_localnet(port.bridge.ifname, port.spec.where)
 
 
 def _forwarding(wiring: Wiring, family: int) -> tuple[Where | None] | None:

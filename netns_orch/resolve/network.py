@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 
 from netns_orch.errors import Where
@@ -73,14 +74,22 @@ def _host_name(letter: str, node: str, parts: tuple[str, ...], taken: set[str]) 
 # -- links ---------------------------------------------------------------------------------------
 
 
-def cables(wiring: Wiring, names: HostNames) -> Iterator[CableResource]:
-    """The veth pairs."""
+def cables(wiring: Wiring, names: HostNames, *, bridge_netfilter: bool = False) -> Iterator[CableResource]:
+    """The veth pairs.
+
+    ``bridge_netfilter``: a packet to a port of the host that leads back to its own sender is turned round
+    within the bridge, which does that in hairpin mode only.
+    """
+    private = wiring.topology.netns == "private"  # there the bridges' frames are the bridges' business
+    publish = {wiring.pods.get(port.container, port.container) for port in wiring.published}
     for cable in wiring.cables:
         if cable.b.kind == "host":
             continue
+        turned = bridge_netfilter and not private and cable.a.node in publish and cable.b.kind == "bridge"
+        far = _end(wiring, cable, cable.b, names)
         yield CableResource(
             a=_end(wiring, cable, cable.a, names),
-            b=_end(wiring, cable, cable.b, names),
+            b=replace(far, hairpin=True) if turned else far,
             mtu=cable.mtu,
             up=cable.link.up,
             offload=cable.link.offload,

@@ -56,18 +56,33 @@ def _up(state: State, host_table: Sequence[str]) -> Lines:
     yield '    echo "$DIR exists: sh $0 down" >&2'
     yield "    exit 1"
     yield "fi"
-    yield from _sysctls(state.of(HostSysctl))
+    own, sysctls = network.own_interfaces(state), state.of(HostSysctl)
+    yield from _sysctls([sysctl for sysctl in sysctls if sysctl.interface not in own])
     yield from _table(host_table)
     yield from containers.build(state)
     yield from network.build(state)
+    yield from _of_interfaces([sysctl for sysctl in sysctls if sysctl.interface in own])
     yield from containers.run(state)
     yield f"say {word('the lab is up')}"
 
 
-def _sysctls(sysctls: Iterable[HostSysctl]) -> Lines:
-    for number, sysctl in enumerate(sysctls):
-        if not number:
-            yield from comment("Sysctls of the host.  Without forwarding, bridges would be all it does.")
+def _sysctls(sysctls: Sequence[HostSysctl]) -> Lines:
+    if sysctls:
+        yield from comment("Sysctls of the host.  Without forwarding, bridges would be all it does.")
+    yield from _set_sysctls(sysctls)
+
+
+def _of_interfaces(sysctls: Sequence[HostSysctl]) -> Lines:
+    if sysctls:
+        yield from comment(
+            "Sysctls of interfaces that are there only now.  route_localnet: what the host sends to a port of"
+            " 127.0.0.1 that is published may leave for the container."
+        )
+    yield from _set_sysctls(sysctls)
+
+
+def _set_sysctls(sysctls: Iterable[HostSysctl]) -> Lines:
+    for sysctl in sysctls:
         yield f"set_sysctl {word(sysctl.name)} {word(sysctl.value)}"
 
 
@@ -75,7 +90,7 @@ def _table(host_table: Sequence[str]) -> Lines:
     if host_table:
         yield from comment(
             "The host's firewall for this lab, before any bridge is there: masquerading for what leaves the"
-            " lab, and no way from bridge to bridge unless the lab file says so."
+            " lab, no way from bridge to bridge unless the lab file says so, and the published ports."
         )
         yield from heredoc("nft -f -", host_table)
 

@@ -43,6 +43,12 @@ def build(state: State) -> Lines:
     yield from _host(state)
 
 
+def own_interfaces(state: State) -> set[str]:
+    """The lab's interfaces on the host."""
+    ends = [end for cable in state.of(Cable) for end in (cable.a, cable.b) if end.node == HOST]
+    return {bridge.ifname for bridge in state.of(Bridge)} | {end.ifname for end in ends}
+
+
 def remove(state: State) -> Lines:
     """What does not go with a container: bridges, the host's ends of cables, the host's own interfaces."""
     for port in state.of(HostPort):
@@ -122,6 +128,8 @@ def _port(cable: Cable, end: CableEnd, bridges: dict[str, str]) -> Lines:
     yield words("ip", "link", "set", "dev", end.ifname, "addrgenmode", "none", *master, up)
     if end.isolated:
         yield words("bridge", "link", "set", "dev", end.ifname, "isolated", "on")
+    if end.hairpin:
+        yield words("bridge", "link", "set", "dev", end.ifname, "hairpin", "on")
     yield from _vlans(end)
 
 

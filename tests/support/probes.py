@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from support.runner import Lab
 from support.waiting import until
 
@@ -27,7 +29,8 @@ import socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
 udp = socket.socket(family, socket.SOCK_DGRAM)
 udp.settimeout(5)
-udp.sendto(b"who am i", (sys.argv[1], int(sys.argv[2])))
+udp.connect((sys.argv[1], int(sys.argv[2])))  # else nobody tells that it is refused
+udp.send(b"who am i")
 print(udp.recv(2048).decode())
 """
 
@@ -50,6 +53,20 @@ def http(lab: Lab, node: str, url: str) -> str:
 def udp(lab: Lab, node: str, target: str, port: int) -> str:
     """The answer to one datagram."""
     return lab.exec(node, "python3", "-I", "-c", _UDP, target, str(port)).stdout.strip()
+
+
+Run = Callable[..., str]
+"""Runs a command on the host, or outside of it; its output."""
+
+
+def http_by(run: Run, url: str) -> str:
+    """The body that the URL answers with, asked from somewhere else than a container."""
+    return run("python3", "-I", "-c", _HTTP, url)
+
+
+def udp_by(run: Run, target: str, port: int) -> str:
+    """The answer to one datagram from somewhere else than a container."""
+    return run("python3", "-I", "-c", _UDP, target, str(port)).strip()
 
 
 def ttl(lab: Lab, node: str, target: str) -> int:

@@ -9,6 +9,7 @@ This page is the map of the house.  Data has one way through it::
 =============  ==============================================================================================
 room           what it owns
 =============  ==============================================================================================
+``records``    data classes that cost next to nothing to declare; every room may use them
 ``errors``     every error raised on purpose: what, where (file:line:column), hint; exit codes
 ``resources``  the vocabulary: one type for each thing made in the kernel; desired, observed, plan and journal
                all speak it

@@ -7,7 +7,6 @@ lab was made from: ``status`` tells such a change as drift, and ``up`` or ``rese
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from netns_orch import engine
@@ -17,6 +16,7 @@ from netns_orch.journal import Applied
 from netns_orch.kernel.driver import LabKernel
 from netns_orch.labfile import units
 from netns_orch.plan import diff
+from netns_orch.records import replace
 from netns_orch.resources import (
     HOST,
     Address,

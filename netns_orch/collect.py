@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from netns_orch import lab as labs
@@ -20,6 +19,7 @@ from netns_orch.journal import Applied
 from netns_orch.kernel import leftovers, owners
 from netns_orch.kernel.driver import LabKernel, host_id
 from netns_orch.kernel.rundir import lab_directories
+from netns_orch.records import dataclass
 from netns_orch.resources import State
 
 _WHOLE = frozenset(("up", "down"))

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from netns_orch.plan import Plan
+from netns_orch.records import dataclass, field
 from netns_orch.resources import HOST, Bridge, Cable, State, dumps, loads
 
 

@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from netns_orch.kernel.rundir import LabDirectory, boot_id, lab_directories
 from netns_orch.lease import Lease
 from netns_orch.plan import Plan, differences, restarted
 from netns_orch.plan import diff as compare
+from netns_orch.records import dataclass, field, replace
 from netns_orch.resources import (
     GROUP_FIRST,
     GROUP_LAST,

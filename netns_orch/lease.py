@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from netns_orch.records import dataclass
 
 Owner = Mapping[str, int]
 """A process that can't be mistaken for another: ``kernel.owners.identify``."""

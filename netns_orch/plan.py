@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from netns_orch.records import dataclass, fields, replace
 from netns_orch.resources import (
     HOST,
     Address,

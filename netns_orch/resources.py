@@ -10,15 +10,14 @@ plain dicts, so that it goes through JSON unchanged (``to_json``, ``from_json``)
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypedDict
 
 from netns_orch.errors import Where
+from netns_orch.records import dataclass, field, fields
 
 HOST = "host"
 """The node that stands for the namespace that holds the bridges."""
@@ -704,7 +703,7 @@ def plain(value: Any) -> Any:
 
 
 _FIELD_NAMES: dict[type[Any], tuple[str, ...]] = {
-    kind: tuple(f.name for f in dataclasses.fields(kind)) for kind in (*KINDS.values(), CableEnd, Hop)
+    kind: tuple(f.name for f in fields(kind)) for kind in (*KINDS.values(), CableEnd, Hop)
 }
 
 

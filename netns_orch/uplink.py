@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from netns_orch.errors import NetorchError
+from netns_orch.records import replace
 from netns_orch.resources import (
     HOST,
     PLACE,

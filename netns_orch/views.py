@@ -7,11 +7,11 @@ the kernel; print.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netns_orch import lab as labs
 from netns_orch.errors import UsageError
+from netns_orch.records import dataclass
 from netns_orch.resources import Qdisc, State
 
 if TYPE_CHECKING:

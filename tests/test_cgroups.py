@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import signal
@@ -17,6 +16,7 @@ from support.waiting import until
 from netns_orch.errors import KernelError, MissingFeature, Where
 from netns_orch.kernel import cgroupfiles, cgrouplimits, cgrouptree, devicefilter, hierarchies
 from netns_orch.kernel.cgroups import Hierarchies, Paths
+from netns_orch.records import replace
 from netns_orch.resources import Cgroup
 
 kernel = pytest.mark.kernel
@@ -264,7 +264,7 @@ def _possible(trees: Hierarchies, limits: Cgroup) -> Cgroup:
     version_of = trees.version_of
     needed = cgrouplimits.controllers_needed(limits)
     missing = {name for controller, name in needed.items() if controller not in version_of}
-    return dataclasses.replace(limits, **dict.fromkeys(missing))
+    return replace(limits, **dict.fromkeys(missing))
 
 
 @kernel
@@ -296,7 +296,7 @@ class TestOnTheKernel:
             {"memory": 32 << 20, "pids": None},
             {"memory": 128 << 20, "cpu_weight": None},
         ):
-            wanted = _possible(trees, dataclasses.replace(limits, **change))  # type: ignore[arg-type]
+            wanted = _possible(trees, replace(limits, **change))  # type: ignore[arg-type]
             trees.update("t", ID, limits, wanted)
             assert trees.observe("t", ID)["red"] == wanted
             limits = wanted
@@ -375,7 +375,7 @@ class TestOnTheKernel:
         """``down`` from another session is elsewhere in the trees than ``up`` was."""
         trees.create("t", ID, "red", Cgroup(container="red"))
         elsewhere = Hierarchies(
-            [dataclasses.replace(h, position=_elsewhere(h)) for h in hierarchies.detect()],
+            [replace(h, position=_elsewhere(h)) for h in hierarchies.detect()],
         )
         assert elsewhere.observe("t", ID) == {"red": Cgroup(container="red")}
         elsewhere.create("t", ID, "blue", Cgroup(container="blue"))

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from netns_orch.kernel import hostlinks, namespaces
 from netns_orch.kernel.netobserve import FALLBACKS, host_facts_links, observe, stats
 from netns_orch.kernel.nets import Nets, read_sysctl
 from netns_orch.kernel.network import apply
+from netns_orch.records import replace
 from netns_orch.resources import (
     GROUP_FIRST,
     HOST,

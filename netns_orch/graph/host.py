@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import chain
 
 from netns_orch.errors import KernelError, MissingFeature, NetorchError, NotRootless, Where
@@ -17,6 +16,7 @@ from netns_orch.graph.addresses import Net, parse_net
 from netns_orch.graph.names import Problems, file_order, nearest, place
 from netns_orch.graph.wiring import WiredBridge, Wiring
 from netns_orch.labfile import model
+from netns_orch.records import replace
 from netns_orch.resources import HostFacts
 
 HOW_TO = {

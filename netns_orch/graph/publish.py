@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from netns_orch.graph.routes import EVERYTHING
 from netns_orch.graph.wiring import WiredBridge, Wiring
 from netns_orch.labfile import model
 from netns_orch.labfile.model import HOST
+from netns_orch.records import dataclass
 from netns_orch.resources import HostFacts, PortHolder, published
 
 _LAST_PORT = 65535

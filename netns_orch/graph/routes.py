@@ -8,7 +8,6 @@ nowhere.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from netns_orch.graph.names import Problems, nearest, place
 from netns_orch.graph.wiring import End, WiredBridge, Wiring
 from netns_orch.labfile import model
 from netns_orch.labfile.model import HOST
+from netns_orch.records import replace
 from netns_orch.resources import Hop, Route, Rule
 
 TABLES = {"main": 254, "default": 253, "local": 255}

@@ -7,7 +7,6 @@ Must not: choose anything.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +14,7 @@ from netns_orch.errors import NetorchError, Where
 from netns_orch.graph.addresses import Addr, Net
 from netns_orch.labfile import model
 from netns_orch.labfile.model import HOST
+from netns_orch.records import dataclass, field
 from netns_orch.resources import Route, Rule
 
 if TYPE_CHECKING:

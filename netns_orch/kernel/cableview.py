@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 
 from netns_orch.kernel import messages
 from netns_orch.kernel.messages import VLAN_PVID, VLAN_UNTAGGED, Link
 from netns_orch.kernel.netlink import Channel, parse
 from netns_orch.kernel.nets import Mark, read_mark
 from netns_orch.kernel.wiring import port_vlans
+from netns_orch.records import dataclass, field, replace
 from netns_orch.resources import (
     GROUP_FIRST,
     GROUP_LAST,

@@ -308,9 +308,9 @@ def cleared_io(before: Cgroup, after: Cgroup) -> Cgroup:
 
 
 def _replaced(limits: Cgroup, **fields: Any) -> Cgroup:
-    import dataclasses
+    from netns_orch.records import replace
 
-    return dataclasses.replace(limits, **fields)
+    return replace(limits, **fields)
 
 
 # -- comparing -------------------------------------------------------------------------------------

@@ -17,13 +17,13 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from netns_orch.errors import KernelError, UsageError
 from netns_orch.kernel import ids, users
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.processes import IdMap
+from netns_orch.records import dataclass, field, replace
 
 if TYPE_CHECKING:
     import tarfile

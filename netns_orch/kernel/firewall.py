@@ -8,7 +8,6 @@ The programs are the host's: what a container's root holds is never run for this
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import hashlib
 import os
@@ -19,6 +18,7 @@ from typing import Protocol, TypeVar
 
 from netns_orch.errors import KernelError, NetorchError, Where
 from netns_orch.kernel import namespaces, netfilter, nftables
+from netns_orch.records import replace
 from netns_orch.resources import Firewall, Resource
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ def observe(nets: Pids, owned: Iterable[Firewall], fingerprints: Mapping[str, st
 
     def look(firewalls: list[Firewall]) -> list[Firewall]:
         marks = [(f, fingerprints[f.key]) for f in firewalls]
-        return [dataclasses.replace(f, intact=_fingerprint(f, _tables_of(mark)) == mark) for f, mark in marks]
+        return [replace(f, intact=_fingerprint(f, _tables_of(mark)) == mark) for f, mark in marks]
 
     return [firewall for found in _in_each(nets, by_container, look) for firewall in found]
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from netns_orch.records import dataclass
 
 CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "io", "pids", "devices", "freezer", "hugetlb"})
 _V1_NAMES = {"blkio": "io"}

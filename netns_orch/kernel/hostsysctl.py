@@ -18,13 +18,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from netns_orch.errors import KernelError
 from netns_orch.kernel import netfilter, rundir
 from netns_orch.kernel.netlink import Request, open_channel, parse
 from netns_orch.kernel.nets import read_sysctl, write_sysctl
+from netns_orch.records import dataclass, field
 from netns_orch.resources import GROUP_FIRST, GROUP_LAST, HostSysctl
 
 FORWARD4, FORWARD6 = "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"

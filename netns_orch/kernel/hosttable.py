@@ -15,7 +15,6 @@ nft lists as JSON.)
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +24,7 @@ from urllib.parse import quote, unquote
 
 from netns_orch.errors import KernelError
 from netns_orch.kernel import forwarding, netfilter, nftables, publish
+from netns_orch.records import replace
 from netns_orch.resources import GROUP_FIRST, GROUP_LAST, HostTable, PublishedPort, digest
 
 PREFIX = "netorch_"
@@ -280,7 +280,7 @@ def _observe_here(owner: _Owner, desired: HostTable | None, fingerprint: str | N
         return HostTable(intact=False)
     same = fingerprint in (None, _fingerprint(owner))
     intact = same and forwarding.is_settled(chains, desired, _comment(owner))
-    return dataclasses.replace(desired, intact=intact)
+    return replace(desired, intact=intact)
 
 
 def _fingerprint(owner: _Owner) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from socket import AF_INET, AF_INET6, AF_UNSPEC, inet_ntop, inet_pton
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from netns_orch.kernel.netlink import (
     u8,
     u32,
 )
+from netns_orch.records import replace
 from netns_orch.resources import ROUTE_PROTOCOL, Address, Hop, Route, Rule
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22

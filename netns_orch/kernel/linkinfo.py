@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import replace
 from socket import AF_INET, AF_UNSPEC, inet_ntop, ntohs
 
 from netns_orch.kernel.ipmessages import split_prefix
@@ -40,6 +39,7 @@ from netns_orch.kernel.netlink import (
     u16,
     u32,
 )
+from netns_orch.records import replace
 from netns_orch.resources import Qdisc, VirtualInterface
 
 RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38

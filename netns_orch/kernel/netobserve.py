@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 
 from netns_orch.errors import KernelError
 from netns_orch.kernel import ipmessages, linkinfo, messages
@@ -21,6 +20,7 @@ from netns_orch.kernel.cableview import GROUPS, CableView, HostLinks, NodeLinks
 from netns_orch.kernel.hostlinks import groups_in_use, host_facts_links, marked_labs
 from netns_orch.kernel.netlink import Channel
 from netns_orch.kernel.nets import Gone, Nets, Visit, read_sysctl
+from netns_orch.records import dataclass, field, replace
 from netns_orch.resources import (
     HOST,
     ROUTE_PROTOCOL,

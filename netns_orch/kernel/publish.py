@@ -15,12 +15,12 @@ there.  All rules stand in chains of their own, beside those that ``hosttable`` 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from netns_orch.records import replace
 from netns_orch.resources import PublishedPort, digest, published, to_json
 
 CHAIN = "ports"
@@ -153,7 +153,7 @@ def _arriving(port: PublishedPort) -> str:
 
 
 def _digest(port: PublishedPort) -> str:
-    return digest(to_json(dataclasses.replace(port, where=None, intact=True)))
+    return digest(to_json(replace(port, where=None, intact=True)))
 
 
 # -- listings ------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def observe(
         if chain == CHAIN and mark is not None:
             same = fingerprints is None or fingerprints.get(mark.key) == now[mark.key]
             made_from = known_by.get((mark.key, mark.digest))
-            found.append(_unknown(mark) if made_from is None else dataclasses.replace(made_from, intact=same))
+            found.append(_unknown(mark) if made_from is None else replace(made_from, intact=same))
     return found
 
 

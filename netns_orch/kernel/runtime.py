@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -26,6 +25,7 @@ from netns_orch.errors import KernelError, Where
 from netns_orch.kernel import idranges, init, interpreter, namespaces, realm, users
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.rundir import boot_id, make_directories, process_start_time, replace_file
+from netns_orch.records import dataclass
 from netns_orch.resources import ContainerSpec, ProcessSpec
 
 if TYPE_CHECKING:

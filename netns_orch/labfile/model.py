@@ -12,11 +12,11 @@ Sizes are bytes, rates bits (or, for block I/O, bytes) a second, times seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any, Literal
 
 from netns_orch.errors import Where
+from netns_orch.records import dataclass, field
 
 Interface = IPv4Interface | IPv6Interface
 Network = IPv4Network | IPv6Network

@@ -6,7 +6,6 @@ Must not: compare addresses of different objects (``graph``), or expand ``scale`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from netns_orch.errors import Where
@@ -47,6 +46,7 @@ from netns_orch.labfile.model import (
 )
 from netns_orch.labfile.nodes import Mapping, Node, Scalar, Sequence, shown
 from netns_orch.labfile.units import Wrong
+from netns_orch.records import dataclass, field
 
 INTERFACE = Text(addresses.interface, "an address such as 10.0.0.2/24", addresses.INTERFACE)
 NETWORK = Text(addresses.network, "a network such as 10.0.0.0/24", addresses.INTERFACE)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import chain
 
 from netns_orch.errors import Where
@@ -15,6 +14,7 @@ from netns_orch.graph import Cable, End, Wiring
 from netns_orch.graph.names import place, short_hash
 from netns_orch.labfile import model
 from netns_orch.labfile.model import HOST
+from netns_orch.records import replace
 from netns_orch.resources import (
     Address,
     CableEnd,

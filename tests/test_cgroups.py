@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from netns_orch.records import replace
 from netns_orch.resources import Cgroup
 
 kernel = pytest.mark.kernel
-ID = "abc123"
+ID = f"abc{os.getpid():x}"  # other test processes may see these cgroups
 
 
 class FakeHost:
@@ -320,8 +321,11 @@ class TestOnTheKernel:
 
     def test_what_a_killed_run_left_half_made_is_told_and_finished(self, trees: Hierarchies) -> None:
         paths = trees.create("t", ID, "red", Cgroup(container="red"))
-        for directory in _directories(paths)[1:]:
+        first, *others = _directories(paths)
+        for directory in others:
             os.rmdir(directory)
+        if not others:
+            cgroupfiles.remove_mark(first)
         (half,) = trees.observe("t", ID).values()
         assert not half.intact
         wanted = Cgroup(container="red")
@@ -440,24 +444,55 @@ class TestOnTheKernel:
         assert _can_open(paths, "/dev/kmsg", os.O_RDWR)
 
     def test_controllers_switched_on_in_an_ancestor_are_switched_off_again(self, trees: Hierarchies) -> None:
-        """hugetlb stands for any controller of v2: it is one that nobody else here uses."""
-        if trees.v2 is None or "hugetlb" not in trees.v2.controllers:
+        """io or hugetlb stands for any controller of v2: one that is not switched on without need."""
+        if trees.v2 is None or not trees.v2.controllers & {"io", "hugetlb"}:
             pytest.skip("no controller of v2 to switch on")
         base = trees.v2.position
-        if not cgrouptree.can_hand_down(base, {"hugetlb"}):
+        name = "io" if "io" in trees.v2.controllers else "hugetlb"
+        if not cgrouptree.can_hand_down(base, {name}):
             pytest.skip("this test's own v2 cgroup does not have it")
         control = Path(f"{base}/cgroup.subtree_control")
         before = control.read_text()
         for lab in ("t", "u"):
             paths = trees.create(lab, ID, "red", Cgroup(container="red"))
             assert paths["v2"]
-            cgrouptree.switch_on(os.path.dirname(paths["v2"]), {"hugetlb"}, move=True)
-            assert os.path.exists(f"{paths['v2']}/hugetlb.2MB.max")
-        assert "hugetlb" in control.read_text()
+            cgrouptree.switch_on(os.path.dirname(paths["v2"]), {name})
+            assert list(Path(paths["v2"]).glob(f"{name}.*"))
+        assert name in control.read_text()
         trees.remove("t", ID)
-        assert "hugetlb" in control.read_text()
+        assert name in control.read_text()
         trees.remove("u", ID)
         assert control.read_text() == before
+
+    def test_a_lab_is_not_among_processes_of_others(self, trees: Hierarchies) -> None:
+        """As below systemd, where sessions hold processes: cpu would make threaded subtrees of them."""
+        if trees.v2 is None or "cpu" not in trees.v2.controllers:
+            pytest.skip("no cpu controller on v2")
+        if not trees.v2.is_whole:
+            pytest.skip("the root of v2 is not to be seen here")
+        base = trees.v2.position
+        with _stranger(base):
+            for limits in (Cgroup(container="red"), Cgroup(container="red", cpus=0.5)):
+                paths = trees.create("t", ID, "red", limits)
+                assert paths["v2"] == f"{trees.v2.mount}/netorch/t.{ID}/red"
+                assert trees.usage("t", ID, "red").pids == 0
+                pid = _spawn(paths)
+                assert trees.processes("t", ID, "red") == [pid]
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                trees.remove("t", ID)
+            assert Path(f"{base}/cgroup.type").read_text() == "domain\n"
+
+
+@contextmanager
+def _stranger(directory: str) -> Iterator[None]:
+    """A process in a cgroup that is nobody's child here."""
+    argv = ["sh", "-c", "setsid sleep 86425 >/dev/null & echo $!"]
+    pid = int(subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    assert pid in cgroupfiles.pids(directory)
+    yield
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: pid not in cgroupfiles.pids(directory), "the end of the stranger")
 
 
 def _names(trees: Hierarchies) -> list[list[str]]:

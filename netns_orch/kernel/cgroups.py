@@ -143,10 +143,10 @@ class Hierarchies:
         useful = set(_ACCOUNTED) & self.v2.controllers - needed - done
         if useful:
             with suppress(OSError):
-                tree.switch_on(directory, useful, move=False)
+                tree.switch_on(directory, useful)
         if needed - done:
             try:
-                tree.switch_on(directory, needed, move=True)
+                tree.switch_on(directory, needed)
             except OSError as error:
                 raise _cannot_hand_down(directory, needed, limits, error) from error
         done |= useful | needed
@@ -156,20 +156,22 @@ class Hierarchies:
         return on_v2 & set(cgrouplimits.controllers_needed(limits))
 
     def _choose_base(self, hierarchy: Hierarchy, needed: set[str]) -> str:
-        """Own position; on v2 the real root, where own position can't hand down a controller that is needed.
+        """Own position; on v2 the real root, where own position can't hand down what is needed or accounted.
 
         That is so below systemd: a session's cgroup holds processes, so it may not hand down controllers, and
         slices are systemd's own.  A directory beside them at the root it leaves alone.
         """
         own = hierarchy.position.removesuffix(f"/{tree.PARENT}/{tree.LEAF}")
-        if hierarchy.version == 1 or tree.can_hand_down(own, needed):
+        if hierarchy.version == 1:
             return own
-        if (
-            hierarchy.is_whole
-            and os.access(hierarchy.mount, os.W_OK)
-            and tree.can_hand_down(hierarchy.mount, needed)
-        ):
-            return hierarchy.mount
+        possible = [own]
+        if hierarchy.is_whole and os.access(hierarchy.mount, os.W_OK):
+            possible.append(hierarchy.mount)
+        accounted = set(_ACCOUNTED) & hierarchy.controllers
+        for names in (needed | accounted, needed):
+            for base in possible:
+                if tree.can_hand_down(base, names):
+                    return base
         return own
 
     # -- limits --------------------------------------------------------------------------------------

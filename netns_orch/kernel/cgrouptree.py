@@ -129,16 +129,17 @@ def remove_lab(hierarchy: Hierarchy, directory: str) -> None:
 
 
 def remove_parent(hierarchy: Hierarchy, parent: str) -> None:
-    """Remove a directory ``netorch`` of ours that has no lab; switch off what was switched on for labs."""
+    """Where no lab of ours is left: switch off what was switched on; a ``netorch`` of ours goes too."""
     base = os.path.dirname(parent)
     try:
         with _locked(base):
-            if not is_empty(parent):
+            if any(is_ours(parent, name) for name in _labs_in(parent)):
                 return
             if hierarchy.version == 2:
                 _switch_off(base, parent)
-            files.rmdir(parent)
-            files.remove_mark(base, ".making")
+            if is_empty(parent):
+                files.rmdir(parent)
+                files.remove_mark(base, ".making")
     except FileNotFoundError:
         return
 
@@ -153,30 +154,36 @@ def can_hand_down(directory: str, needed: set[str]) -> bool:
         return True
     if not needed <= _words(f"{directory}/cgroup.controllers"):
         return False
-    return not os.path.exists(f"{directory}/cgroup.type") or set(files.pids(directory)) <= _family()
+    return _is_root(directory) or set(files.pids(directory)) <= _family()
 
 
-def switch_on(lab_directory: str, names: set[str], *, move: bool) -> None:
-    """Hand controllers down from the base to the lab's containers, and remember what was off before."""
+def _is_root(directory: str) -> bool:
+    """Whether it is the real root of v2, which alone may hold processes beside children with controllers."""
+    return not os.path.exists(f"{directory}/cgroup.type")
+
+
+def switch_on(lab_directory: str, names: set[str]) -> None:
+    """Hand controllers down from the base to the lab's containers, and remember what was off before.
+
+    netorch's own processes make room in the base; OSError (EBUSY) where others are in it.
+    """
     names = names - _words(f"{lab_directory}/cgroup.subtree_control")
     if names:
         base = base_of(lab_directory)
         with _locked(base):
-            _hand_down(base, os.path.dirname(lab_directory), lab_directory, names, move=move)
+            _hand_down(base, os.path.dirname(lab_directory), lab_directory, names)
 
 
-def _hand_down(base: str, parent: str, lab_directory: str, names: set[str], *, move: bool) -> None:
+def _hand_down(base: str, parent: str, lab_directory: str, names: set[str]) -> None:
+    # With processes in the base the kernel refuses memory or io, but hands down cpu or pids: then the base is
+    # the root of a threaded subtree, and no process can enter what is below (cgroup-v2.rst, Threads).
+    if not _is_root(base) and files.pids(base) and not _step_aside(base, parent):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), f"{base}/cgroup.subtree_control")
     before = _words(f"{base}/cgroup.subtree_control")
     switched = set((files.mark(parent, ".switched") or "").split()) | (names - before)
     files.set_mark(parent, " ".join(sorted(switched)), ".switched")
     text = " ".join(f"+{name}" for name in sorted(names))
-    try:
-        files.write(f"{base}/cgroup.subtree_control", text)
-    except OSError as error:
-        if error.errno != errno.EBUSY or not move or not _step_aside(base, parent):
-            raise
-        files.write(f"{base}/cgroup.subtree_control", text)
-    for directory in (parent, lab_directory):
+    for directory in (base, parent, lab_directory):
         files.write(f"{directory}/cgroup.subtree_control", text)
 
 
@@ -213,9 +220,11 @@ def _step_aside(base: str, parent: str) -> bool:
 
 def _switch_off(base: str, parent: str) -> None:
     """Take back what was switched on for labs, and go home from the leaf."""
+    switched = set((files.mark(parent, ".switched") or "").split())
+    own = is_ours(base, PARENT)
     for directory, names in (
-        (parent, _words(f"{parent}/cgroup.subtree_control")),
-        (base, set((files.mark(parent, ".switched") or "").split())),
+        (parent, _words(f"{parent}/cgroup.subtree_control") if own else switched),
+        (base, switched),
     ):
         for name in sorted(names):
             with suppress(OSError):  # somebody else's cgroup came to use it: then it stays
@@ -226,3 +235,4 @@ def _switch_off(base: str, parent: str) -> None:
             with suppress(ProcessLookupError):
                 files.write(f"{base}/cgroup.procs", str(pid))
         files.rmdir(leaf)
+    files.remove_mark(parent, ".switched")

@@ -259,6 +259,7 @@ def test_each_command_has_help_and_stands_in_the_list(capsys: pytest.CaptureFixt
         "top",
         "stats",
         "capture",
+        "test",
         "schema",
         "completion",
     ]:

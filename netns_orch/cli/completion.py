@@ -171,6 +171,7 @@ def _given(before: list[str], with_value: dict[str, Any]) -> tuple[bool, str | N
 def _of_kind(kind: str | None, lab: str | None, prefix: str) -> list[Answer]:
     sources: dict[str, Callable[[], Iterable[Answer]]] = {
         "FILE": lambda: [*lab_files(prefix), *labs()],
+        "FILE|DIR...": lambda: [*lab_files(prefix), *labs()],
         "LAB": lambda: [*labs(), *lab_files(prefix)],
         "NODE": lambda: nodes(lab),
         "NODE...": lambda: nodes(lab),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +65,7 @@ def test(
     untrusted: Untrusted = False,
     json: Json = False,
 ) -> int:
-    """Prove what lab files say: bring each up privately, run its checks and scenario, take it down.
+    """Prove what lab files say: up in private, checks, scenario, down.
 
     Of a directory all lab files in it are tested.  Exit codes: 0 all passed, 1 a check failed or nothing was
     checked, 2 a file is not valid, 3 a lab could not be built.
@@ -76,21 +77,19 @@ def test(
     found, running = _chosen(files or [], lab_word)
     if artifacts is not None:
         _make_directory(Path(artifacts))
+    same = suite.Order(
+        "", labels, keep_failed, None, choose.variables(var or []), untrusted, not no_skip, running
+    )
+    places = _places(found, artifacts)
     orders = [
-        suite.Order(
-            file=str(file),
-            tags=labels,
-            keep_failed=keep_failed,
-            artifacts=place,
-            variables=choose.variables(var or []),
-            untrusted=untrusted,
-            skip=not no_skip,
-            lab=running,
-        )
-        for file, place in zip(found, _places(found, artifacts), strict=True)
+        replace(same, file=str(file), artifacts=place) for file, place in zip(found, places, strict=True)
     ]
+    return _tested(orders, side_by_side, junit, json=json)
+
+
+def _tested(orders: Sequence[Order], jobs: int, junit: str | None, *, json: bool) -> int:
     began = time.monotonic()
-    reports = _run(orders, side_by_side)
+    reports = _run(orders, jobs)
     seconds = time.monotonic() - began
     if junit is not None:
         _write_junit(Path(junit), reports)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support import outside, snapshot
+from support.faults import faulted
 from support.nodes import QUIET
 from support.outer import run
 from support.runner import Netorch
@@ -375,6 +376,25 @@ def test_of_two_labs_at_once_one_has_the_port(netorch: Netorch) -> None:
     assert all("port 0.0.0.0:8080/tcp of the host is taken" in words for words, code in ends if code)
     assert len(netorch("ls", "--json").json()) == 1
     netorch("down", "--all")
+
+
+@kernel
+def test_a_run_that_ends_half_way_leaves_no_port_of_its_own(netorch: Netorch) -> None:
+    """The third step is behind the host's sysctls and the lab's table: the ports are changed by then."""
+    other = text('"8081:80", "[::]:8082:80"').replace("rp_filter: 2", "rp_filter: 1")
+    other = other.replace("br0: 10.0.0.1/24", 'br0: [10.0.0.1/24, "fd00::1/64"]')
+    with netorch.lab(text('"8080:80"')) as running:
+        for kind in ("EPERM", "kill"):
+            assert faulted("up", 3, kind, netorch.write(other)) != 0
+            netorch.write(text('"8080:80"'))
+            if kind == "kill":
+                assert "8081" in run("nft", "list", "table", "inet", "netorch_lab")
+                drift = netorch("status", "--json", code=1).json()["drift"]
+                assert "port 0.0.0.0:8081/tcp" in [entry["object"] for entry in drift]
+                netorch("up", running.file)
+            assert netorch("status", "--json").json()["drift"] == []
+            listed = run("nft", "list", "table", "inet", "netorch_lab")
+            assert "8080" in listed and "808" not in listed.replace("8080", "")
 
 
 @kernel

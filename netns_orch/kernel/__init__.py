@@ -11,8 +11,9 @@
 - rootless: ``realm`` (a lab's own namespaces, and the way in) and ``founding`` (how they come to be), by
   ``holder`` and ``idmap``; ``outside`` (the way out), ``hostroot`` (the host's root in parts), ``ids``,
   ``userdir``.
-- the host: ``hosttable`` and ``forwarding`` (nft), ``hostsysctl``, ``facts``, ``rundir`` (files and locks),
-  ``leftovers`` (what bears our marks, and whose it is).
+- the host: ``hosttable``, ``publish`` and ``forwarding`` (nft), ``portholders`` (who has which port),
+  ``hostsysctl``, ``facts``, ``rundir`` (files and locks), ``leftovers`` (what bears our marks, and whose
+  it is).
 
 It knows ``resources`` and ``errors``, and nothing of lab files or plans.
 """

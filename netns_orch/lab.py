@@ -607,7 +607,8 @@ def _state(kernel: LabKernel, about: dict[str, Any]) -> str:
         return "gone"
     if kernel.directory.lines("journal.jsonl") or not about:
         return "unfinished"
-    return "up" if all(kernel.container(name) for name in about.get("containers", {})) else "degraded"
+    alive = all(kernel.container(name) for name in about.get("containers", {}))
+    return "up" if alive and not _missing_files(kernel) else "degraded"
 
 
 def lost_labs() -> list[dict[str, Any]]:
@@ -721,6 +722,8 @@ def unknown_node(lab: str, node: str, names: Sequence[str]) -> UsageError:
 
 def status(lab: str, *, strict: bool = False) -> dict[str, Any]:
     """Desired against the kernel's own state: drift object by object, what is extra, and OOM kills."""
+    if missing := _missing_files(LabKernel(lab)):
+        return {"lab": lab, "drift": missing, "extra": [], "oom_kills": {}}
     kernel, applied = known(lab, of_any_boot=True)
     observed = kernel.observe(applied.state, applied.state)
     todo = compare(applied.state, observed)
@@ -732,6 +735,18 @@ def status(lab: str, *, strict: bool = False) -> dict[str, Any]:
         "extra": extra,
         "oom_kills": kernel.oom_kills(),
     }
+
+
+def _missing_files(kernel: LabKernel) -> list[dict[str, Any]]:
+    """What somebody deleted of the files that say what the lab is: without them nothing can be compared."""
+    directory, wanted = kernel.directory, ("lab.json", "state.json")
+    if not directory.exists() or directory.lines("journal.jsonl"):
+        return []
+    missing = [file for file in wanted if not directory.has(file)]
+    if len(missing) == len(wanted) and not kernel.has_marks():
+        return []
+    about = {"what": "missing", "expected": None, "found": None}
+    return [{"object": f"file {directory.path}/{file}", **about} for file in missing]
 
 
 def _drift_outside(kernel: LabKernel) -> list[dict[str, Any]]:

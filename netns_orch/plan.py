@@ -162,6 +162,7 @@ class Plan:
 
 def diff(desired: State, observed: State) -> Plan:
     """What must be done so that ``observed`` becomes ``desired``."""
+    observed = _without_lost(desired, observed)
     anew = _made_anew(desired, observed)
     gone = _going(desired, observed)
     changes = [*_removals(desired, observed, gone), *_makings(desired, observed, anew)]
@@ -209,6 +210,29 @@ def _is_its_first_process(wanted: Resource | None, there: Resource | None) -> bo
     """Whether another command is wanted where the command is the container's first process itself."""
     own = isinstance(wanted, Process) and wanted.spec is not None and not wanted.spec["init"]
     return own and wanted != there
+
+
+def _without_lost(desired: State, observed: State) -> State:
+    """Without what is wanted, and will be lost, as it stands on an end of a cable that goes.
+
+    That end is there again afterwards: another cable is wanted at it (the far end was renamed by hand).
+    """
+    cables = [cable for cable in observed.of(Cable) if cable.key not in desired]
+    lost = {(end.node, end.ifname) for cable in cables for end in (cable.a, cable.b)}
+    if not lost:
+        return observed
+    kept = [r for key, r in observed.items() if key not in desired or not _stands_on(r, lost)]
+    return State(kept, observed.extra.values())
+
+
+def _stands_on(resource: Resource, ends: Collection[tuple[str, str]]) -> bool:
+    if isinstance(resource, (Address, Qdisc)):
+        return (resource.node, resource.ifname) in ends
+    if isinstance(resource, VirtualInterface):
+        return (resource.node, resource.parent) in ends
+    if isinstance(resource, Route):
+        return bool(resource.hops) and any((resource.node, hop.dev) in ends for hop in resource.hops)
+    return False
 
 
 def _going(desired: State, observed: State) -> frozenset[str]:

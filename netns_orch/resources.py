@@ -226,6 +226,8 @@ class Bridge(Resource):
     multicast_snooping: bool = False
     link_local: bool = False
     up: bool = True
+    marked: bool = True
+    """False: the kernel's has lost its mark, and is known by name, MAC and group alone."""
 
     @property
     def key(self) -> str:
@@ -426,6 +428,8 @@ class Cable(Resource):
     up: bool = True
     """False: unplugged; the container's end (of a straight cable: the far one) has no carrier."""
     offload: bool = True
+    marked: bool = True
+    """As a bridge's; of its ends on the host."""
 
     @property
     def key(self) -> str:

@@ -7,7 +7,7 @@ Must not: read anything but links; change anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from netns_orch.kernel import messages
@@ -60,15 +60,33 @@ class HostLinks:
     marked: list[tuple[Mark, Link]]
     vlans: dict[int, dict[int, int]] = field(default_factory=dict)
     """By index, VLANs of the ports of bridges that filter."""
+    unmarked: frozenset[int] = frozenset()
+    """Indexes of those that have lost their mark; they stand in ``marked`` all the same."""
 
     @classmethod
-    def read(cls, channel: Channel, lab: str, id: str) -> HostLinks:
-        """Read them."""
+    def read(
+        cls,
+        channel: Channel,
+        lab: str,
+        id: str,
+        applied: Mapping[str, Resource] | None = None,
+        group: int = 0,
+    ) -> HostLinks:
+        """Read them.  One that lost its mark is ours by name, MAC and ``group``, as they were ``applied``."""
         links = read_links(channel)
         marked = [
             (mark, link) for link in links for mark in marks_of(link) if (mark.lab, mark.id) == (lab, id)
         ]
-        host = cls(links, messages.names_by_index(links), marked)
+        known = dict(_marks_applied(applied or {}, lab, id)) if group in GROUPS else {}
+        there = {mark[2:] for mark, _ in marked}
+        lost = [
+            (mark, link)
+            for link in links
+            if link.group == group and (mark := known.get((link.ifname, link.mac))) and not marks_of(link)
+            if mark[2:] not in there
+        ]
+        unmarked = frozenset(link.ifindex for _, link in lost)
+        host = cls(links, messages.names_by_index(links), marked + lost, unmarked=unmarked)
         if any(bridge.vlan_filtering for bridge in host.bridges()):
             dump = channel.dump(messages.dump_port_vlans())
             host.vlans = dict(messages.decode_port_vlans(message.body) for message in dump)
@@ -80,7 +98,11 @@ class HostLinks:
 
     def bridges(self) -> list[Bridge]:
         """The lab's bridges."""
-        return [_bridge(mark.name, link) for mark, link in self.marked if mark.what == "b"]
+        return [
+            replace(_bridge(mark.name, link), marked=link.ifindex not in self.unmarked)
+            for mark, link in self.marked
+            if mark.what == "b"
+        ]
 
     def ports(self) -> list[HostPort]:
         """The host's own interfaces that are plugged in."""
@@ -96,6 +118,21 @@ class HostLinks:
             if mark.what == "b" and link.ifindex == index:
                 return mark.name
         return f"({self.names.get(index, index)})" if index else None
+
+
+def _marks_applied(
+    applied: Mapping[str, Resource], lab: str, id: str
+) -> Iterator[tuple[tuple[str, str], Mark]]:
+    """Name and MAC of each link on the host that was made, with the mark that it was given."""
+    for resource in applied.values():
+        if isinstance(resource, Bridge):
+            yield (resource.ifname, resource.mac), Mark(lab, id, "b", resource.name)
+        elif isinstance(resource, Cable):
+            between = resource.a.node == HOST
+            for end in (resource.a, resource.b):
+                if end.node == HOST:
+                    name = end.ifname if between else f"{resource.a.node}.{resource.a.ifname}"
+                    yield (end.ifname, end.mac), Mark(lab, id, "x" if between else "c", name)
 
 
 def marks_of(link: Link) -> list[Mark]:
@@ -200,7 +237,10 @@ class CableView:
 
     def cables(self) -> list[Resource]:
         """All cables of the lab, after all containers were seen."""
-        found: list[Resource] = [self._to_host(mark, link) for mark, link in self._ends.values()]
+        found: list[Resource] = [
+            replace(self._to_host(mark, link), marked=link.ifindex not in self._host.unmarked)
+            for mark, link in self._ends.values()
+        ]
         return [*found, *self._between_bridges(), *self._between_containers()]
 
     def _to_host(self, mark: Mark, host_end: Link) -> Cable:
@@ -226,7 +266,8 @@ class CableView:
             # the kernel numbers the first end first
             first, second = (link, other) if known is None or known.a.ifname == link.ifname else (other, link)
             a, b = self._host_end(first, known), self._host_end(second, known)
-            found.append(_cable(a, b, first, second, True, known))
+            marked = not {first.ifindex, second.ifindex} & self._host.unmarked
+            found.append(replace(_cable(a, b, first, second, True, known), marked=marked))
         return found
 
     def _between_containers(self) -> list[Cable]:

@@ -182,7 +182,9 @@ class LabKernel:
         nets = self._nets(_with_network(abouts))
         impaired = [Qdisc(owner=o, ifname=i) for o, i in self.records.get("impaired", [])]
         owned = State([*impaired, *owned.values()])
-        links, extra = netobserve.observe(nets, desired, lab=self.name, id=self.id, applied=owned)
+        links, extra = netobserve.observe(
+            nets, desired, lab=self.name, id=self.id, group=self.group, applied=owned
+        )
         self._bridges.update({bridge.name: bridge.ifname for bridge in links if isinstance(bridge, Bridge)})
         if self.part:  # what else is in PLACE is the lab proper's
             links = [r for r in links if r.node != PLACE or r.key in desired or r.key in owned]
@@ -229,7 +231,8 @@ class LabKernel:
 
     def _observe_containers(self, abouts: Mapping[str, dict[str, Any]], owned: State) -> Iterator[Resource]:
         for name, about in abouts.items():
-            digest = about["digest"] if _is_in_its_pod(about, abouts) else ""
+            whole = _is_in_its_pod(about, abouts) and self._has_files(name, about)
+            digest = about["digest"] if whole else ""
             yield Container(name=name, digest=digest)
             yield self._observe_hosts(name)
             if setup := owned.get(f"setup {name}"):
@@ -237,7 +240,18 @@ class LabKernel:
                 yield from [setup] if done == _setup_record(setup) else []
             if process := owned.get(f"process {name}"):
                 running = self.directory.read_json(f"c/{name}/started.json")
-                yield from [process] if running == _process_record(process, about) else []
+                started = running == _process_record(process, about) and self._process_spec(name) is not None
+                yield from [process] if started and not self._was_killed(name) else []
+
+    def _has_files(self, name: str, about: Mapping[str, Any]) -> bool:
+        """Whether what its PID 1, ``exec`` and ``ip netns`` need is still in the run directory."""
+        own = (f"{self.directory.container(name)}/{file}" for file in ("control", "netns"))
+        return all(os.path.lexists(path) for path in (*own, *filter(None, [about["seccomp"]])))
+
+    def _was_killed(self, name: str) -> bool:
+        """Whether a signal ended the command for good; one that came to its own end is as it was to be."""
+        status = self.directory.read_json(f"c/{name}/status") or {}
+        return status.get("state") == "exited" and (status.get("exit_code") or 0) > 128
 
     def _observe_strays(self, abouts: Mapping[str, Any], desired: State) -> Iterator[Container]:
         """Containers that no file tells of any more: processes in a cgroup that bears our mark."""
@@ -509,8 +523,7 @@ class LabKernel:
         kept: dict[str, int] = {}
         try:
             for container in wanted:
-                path = f"{self.directory.container(container.name)}/netns"
-                kept[container.name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                kept[container.name] = self._open_netns(container)
                 _check_owner(container, kept[container.name])
             self._stop([(container, None) for container in wanted])
             for container in wanted:
@@ -522,6 +535,12 @@ class LabKernel:
                 os.close(fd)
         self._setup([(None, s) for s in _afters(changes, Setup)])
         self._process([(None, p) for p in _afters(changes, Process)])
+
+    def _open_netns(self, container: Container) -> int:
+        about = self.container(container.name)
+        if about is None:
+            raise KernelError(f"container {container.name} has died", where=container.where)
+        return os.open(f"/proc/{about['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def _release(self, changes: Changes) -> None:
         from netns_orch.kernel import hostsysctl, layers

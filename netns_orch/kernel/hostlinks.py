@@ -13,7 +13,7 @@ from ipaddress import ip_interface
 from typing import NamedTuple
 
 from netns_orch.kernel import ipmessages, messages
-from netns_orch.kernel.cableview import marks_of, read_links
+from netns_orch.kernel.cableview import GROUPS, marks_of, read_links
 from netns_orch.kernel.interfaces import give_back_port
 from netns_orch.kernel.links import ABSENT, Batch, Lab, delete_links, find_link
 from netns_orch.kernel.messages import Link
@@ -134,7 +134,9 @@ def host_facts_links(*, lab: str | None, id: str, nets: Nets | None = None) -> H
     def look(visit: Visit) -> HostNetwork:
         with visit.node(HOST) as channel:
             links = read_links(channel)
-            others = [link for link in links if not _is_of(link, lab, id)]
+            # A link of ours whose mark was taken off is still in the group of the others.
+            groups = {link.group for link in links if link.group in GROUPS and _is_of(link, lab, id)}
+            others = [link for link in links if not _is_of(link, lab, id) and link.group not in groups]
             addresses = [
                 ipmessages.decode_address(message.body)
                 for message in channel.dump(ipmessages.dump_addresses())

@@ -55,21 +55,22 @@ class _Found:
 
 
 def observe(
-    nets: Nets, desired: State | None, *, lab: str, id: str, applied: State | None = None
+    nets: Nets, desired: State | None, *, lab: str, id: str, group: int = 0, applied: State | None = None
 ) -> tuple[list[Resource], list[Resource]]:
     """The lab's own network resources, and those in its containers that are nobody's of netorch.
 
     ``applied`` is what was last applied: it tells the lab's own addresses on kernels that can't
-    (before Linux 5.18), and which sysctls and queueing disciplines to look at.
+    (before Linux 5.18), which sysctls and queueing disciplines to look at, and, with the link ``group``,
+    which links on the host are the lab's although their marks were taken off.
     """
-    return nets.run(_Observer(lab, id, desired or State(), applied or State()).run)
+    return nets.run(_Observer(lab, id, group, desired or State(), applied or State()).run)
 
 
 class _Observer:
     """One look at a lab."""
 
-    def __init__(self, lab: str, id: str, desired: State, applied: State) -> None:
-        self.lab, self.id = lab, id
+    def __init__(self, lab: str, id: str, group: int, desired: State, applied: State) -> None:
+        self.lab, self.id, self.group = lab, id, group
         self.desired, self.applied = desired, applied
         self.found = _Found()
         self.down: set[tuple[str, str]] = set()
@@ -83,7 +84,7 @@ class _Observer:
     def run(self, visit: Visit) -> tuple[list[Resource], list[Resource]]:
         """Read the host's namespace, then each container's."""
         with visit.node(HOST) as channel:
-            host = HostLinks.read(channel, self.lab, self.id)
+            host = HostLinks.read(channel, self.lab, self.id, self.applied, self.group)
             view = CableView(host, self.cables)
             self._host(channel, host)
         seen: set[int] = set()

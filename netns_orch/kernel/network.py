@@ -169,7 +169,7 @@ class _Work:
         self._remove(visit)
         wiring.make_bridges(visit, self.lab, self.new_bridges)
         for bridge, changed_bridge in self.changed_bridges:
-            wiring.change_bridge(visit, bridge, changed_bridge)
+            wiring.change_bridge(visit, self.lab, bridge, changed_bridge)
         wiring.lay_cables(visit, self.lab, self.new_cables)
         for cable, changed_cable in self.changed_cables:
             wiring.change_cable(visit, self.lab, cable, changed_cable)
@@ -269,7 +269,7 @@ class _Work:
             for resource in gone:
                 if isinstance(resource, HostPort):
                     self._give_back(visit, resource)
-                marks += [(mark, resource) for mark in self._marks(resource)]
+                marks += [(mark, resource) for mark in self._marks(visit, resource)]
             with suppress(Gone), visit.node(name) as channel:
                 self._remove_here(channel, name, gone, doomed)
         delete_links(visit.host, marks)
@@ -287,12 +287,17 @@ class _Work:
                     doomed |= {(end.node, end.ifname) for end in (resource.a, resource.b)}
         return doomed
 
-    def _marks(self, resource: Resource) -> list[str]:
+    def _marks(self, visit: Visit, resource: Resource) -> Sequence[Link | str]:
+        """What names the link on the host to delete: its mark, or where that is lost the link itself."""
         if isinstance(resource, Bridge):
-            return [self.lab.mark("b", resource.name)]
-        if isinstance(resource, Cable) and resource.b.node == HOST:
-            return [wiring.cable_mark(self.lab, resource, resource.b)]
-        return []
+            ifname, mark = resource.ifname, self.lab.mark("b", resource.name)
+        elif isinstance(resource, Cable) and resource.b.node == HOST:
+            ifname, mark = resource.b.ifname, wiring.cable_mark(self.lab, resource, resource.b)
+        else:
+            return []
+        if resource.marked:
+            return [mark]
+        return [link for link in find_links(visit.host, [ifname]) if link.group == self.lab.group]
 
     def _give_back(self, visit: Visit, port: HostPort) -> None:
         kept = self.record.pop(port.key, None)

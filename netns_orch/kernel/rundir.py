@@ -83,6 +83,10 @@ class LabDirectory:
         """Remove the files of one container."""
         remove_tree(self.container(name))
 
+    def has(self, file: str) -> bool:
+        """Whether one file is there."""
+        return os.path.exists(f"{self.path}/{file}")
+
     def read_json(self, file: str) -> Any:
         """The content of one file; None where it is missing or torn."""
         try:

@@ -35,6 +35,7 @@ from netns_orch.resources import (
     CableEnd,
 )
 
+_MARKED = frozenset((errno.EEXIST,))
 ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO = 0x17, 0x1F, 0x24, 0x2C
 
 # -- bridges ---------------------------------------------------------------------------------------
@@ -56,9 +57,11 @@ def make_bridges(visit: Visit, lab: Lab, bridges: Sequence[Bridge]) -> None:
         raise refusal(failure, resource, verb)
 
 
-def change_bridge(visit: Visit, before: Bridge, after: Bridge) -> None:
+def change_bridge(visit: Visit, lab: Lab, before: Bridge, after: Bridge) -> None:
     """Change a bridge in place."""
     host, batch = visit.host, Batch()
+    if not before.marked:
+        batch.add(messages.add_altname(before.ifname, lab.mark("b", after.name)), after, "mark")
     if before.ifname != after.ifname:
         batch.add(messages.set_link(before.ifname, up=False), after, "rename")
         batch.add(messages.rename_link(index_of(host, before.ifname, after), after.ifname), after, "rename")
@@ -225,6 +228,9 @@ def change_cable(visit: Visit, lab: Lab, before: Cable, after: Cable) -> None:
             if mac is not None or mtu is not None:
                 batch.add(messages.set_link(new.ifname, mac=mac, mtu=mtu), after, "change")
             if new.node == HOST:
+                if not before.marked:
+                    mark = cable_mark(lab, after, new)
+                    batch.add(messages.add_altname(new.ifname, mark), after, "mark", _MARKED)
                 _change_port(channel, lab, batch, after, old, new)
             if before.up != after.up:
                 batch.add(messages.set_link(new.ifname, up=end_up(after, new)), after, "switch")

@@ -775,22 +775,24 @@ def ps(lab: str) -> list[dict[str, Any]]:
     """The containers, a row each: state, pid, addresses, uptime (s), restarts, OOM kills, exit code."""
     kernel, applied = known(lab)
     labels = (kernel.directory.read_json("lab.json") or {}).get("containers", {})
-    addresses, ports = _addresses(applied.state), _ports(applied.state)
+    ports, wanted = _ports(applied.state), [address.cidr for address in applied.state.of(Address)]
+    interfaces = kernel.interfaces(container.name for container in applied.state.of(Container))
     rows = []
     for container in applied.state.of(Container):
         row = {"lab": lab, "name": container.name, **kernel.view(container.name)}
-        row["addresses"] = addresses.get(container.name, [])
+        row["addresses"] = _addresses(interfaces.get(container.name, []), wanted)
         row["ports"] = ports.get(container.name, [])
         row["labels"] = labels.get(container.name, {}).get("labels", {})
         rows.append(row)
     return rows
 
 
-def _addresses(state: State) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for address in state.of(Address):
-        found.setdefault(address.owner, []).append(address.cidr)
-    return found
+def _addresses(interfaces: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> list[str]:
+    """The addresses there are: those of the file in its order, then others, but for what every node has."""
+    there = {cidr for interface in interfaces for cidr in interface["addresses"]}
+    usual = {cidr for cidr in there if (a := ip_interface(cidr)).is_loopback or a.is_link_local}
+    known = [cidr for cidr in dict.fromkeys(wanted) if cidr in there]
+    return [*known, *sorted(there - usual - {*known})]
 
 
 def _ports(state: State) -> dict[str, list[str]]:
@@ -829,7 +831,12 @@ def _inspect_node(
     kernel: LabKernel, desired: State, node: str, observed: State | None = None
 ) -> dict[str, Any]:
     observed = observed or kernel.observe(desired, desired)
-    return {"name": node, **kernel.anatomy(node), **_resources_of(node, observed)}
+    about, own = kernel.anatomy(node), _resources_of(node, observed)
+    if (pod := about["shares_network_of"]) is not None:
+        own |= {key: there for key, there in _resources_of(pod, observed).items() if key in _NETWORK}
+    interfaces = kernel.interfaces([node]).get(node, [])
+    empty: dict[str, Any] = {key: [] for key in ("limits", *_NETWORK)}
+    return {"lab": kernel.name, "name": node, **about, "interfaces": interfaces, **empty, **own}
 
 
 def _resources_of(node: str, observed: State) -> dict[str, Any]:
@@ -845,9 +852,10 @@ def _resources_of(node: str, observed: State) -> dict[str, Any]:
     return grouped
 
 
+_NETWORK = ("cables", "virtual_interfaces", "addresses", "routes", "rules", "firewall", "sysctls", "qdiscs")
 _PLURALS = {
     "cgroup": "limits",
-    "cable": "interfaces",
+    "cable": "cables",
     "interface": "virtual_interfaces",
     "address": "addresses",
     "route": "routes",

@@ -404,6 +404,12 @@ class TestLooking:
         for name in ("mnt", "uts", "ipc", "pid", "net", "cgroup"):
             inode = os.readlink(f"/proc/{pid}/ns/{name}").strip("]").rpartition("[")[2]
             assert inode in text, f"inspect does not show the {name} namespace"
+        eth0 = next(each for each in red["interfaces"] if each["ifname"] == "eth0")
+        assert eth0["addresses"] == ["10.0.0.2/24"] and eth0["up"] and eth0["carrier"]
+        assert eth0["mac"] == Path(f"/proc/{pid}/root/sys/class/net/eth0/address").read_text().strip()
+        assert {pid, *inside(b"sleep\x001000")} >= set(red["pids"]) > {pid}
+        assert red["cgroup"]["v2"] or red["cgroup"]["v1"]
+        assert (red["rules"], red["firewall"]) == ([], []) and red["routes"] and red["limits"]
 
     def test_inspect_a_lab(self, netorch: Netorch) -> None:
         lab = netorch("inspect", "lab").json()

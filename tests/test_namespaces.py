@@ -201,6 +201,13 @@ def test_pod(netorch: Netorch) -> None:
         shared = {name for name in EIGHT if len({spaces[n][name] for n in ("pause", "app", "proxy")}) == 1}
         assert shared == {"net", "time", "user"}
         assert spaces["client"]["net"] != spaces["pause"]["net"]
+        looks = [inspect(lab, name) for name in ("pause", "app")]
+        assert looks[0]["interfaces"] == looks[1]["interfaces"] and looks[0]["routes"] == looks[1]["routes"]
+        assert looks[1]["shares_network_of"] == "pause"
+        assert row(lab, "app")["addresses"] == row(lab, "pause")["addresses"] == ["10.41.0.2/24"]
+        lab.sh("app", "ip address add 10.77.0.1/24 dev eth0")
+        assert row(lab, "proxy")["addresses"] == ["10.41.0.2/24", "10.77.0.1/24"], "those that are there"
+        lab.sh("app", "ip address del 10.77.0.1/24 dev eth0")
         assert lab.sh("proxy", "hostname; ip -o -4 addr show eth0 | tr -s ' ' | cut -d' ' -f4") == (
             "proxy\n10.41.0.2/24"
         )

@@ -637,22 +637,35 @@ class LabKernel:
         return netobserve.stats(self._nets({name: self.running(name).about}), name)
 
     def anatomy(self, name: str) -> dict[str, Any]:
-        """What a container is made of: pid, namespaces (inode numbers), cgroups, confinement, files."""
+        """What a container is made of: pids, namespaces (inode numbers), cgroups, confinement, files.
+
+        One that has died still has what it was made with.
+        """
+        from netns_orch.kernel import runtime
+
         about = self.container(name)
-        row = self.view(name)
-        if about is None:
-            return row
+        record = about or runtime.record(self._path(name)) or {}
         process = self._process_spec(name) or {}
         return {
-            **row,
-            "namespaces": _namespaces(about["pid"]),
-            "cgroup": about["cgroup"],
-            "capabilities": about["capabilities"],
-            "seccomp": about["seccomp"],
+            **self.view(name),
+            "pids": self._cgroups.processes(self.name, self.id, name) if about else [],
+            "namespaces": _namespaces(about["pid"]) if about else {},
+            "shares_network_of": record.get("net") or None,
+            "cgroup": record.get("cgroup"),
+            "capabilities": record.get("capabilities"),
+            "seccomp": record.get("seccomp"),
             "command": process.get("argv"),
             "environment": process.get("environment", {}),
             "directory": self.directory.container(name),
         }
+
+    def interfaces(self, names: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+        """The interfaces, with their addresses, of those containers that run (``kernel.interfaceview``)."""
+        from netns_orch.kernel import interfaceview
+        from netns_orch.kernel.nets import Nets
+
+        pids = {name: about["pid"] for name in names if (about := self.container(name))}
+        return interfaceview.interfaces(Nets(pids), pids)
 
     def diff(self, name: str) -> list[dict[str, Any]]:
         """What a container changed in its root: a row for each path, with ``kind`` A, C or D."""

@@ -292,19 +292,24 @@ class Zygote:
 
 
 def _record(order: dict[str, Any], first: clone.First) -> tuple[int, int]:
-    """Write ``container.json`` and ``netns``; returns the pid as all others know it, and the start time."""
+    """Write ``container.json`` and ``netns``; returns the pid as all others know it, and the start time.
+
+    Both are replaced whole: who looks at a container while it is made anew sees the old one or the new one.
+    """
     pid = clone.in_proc(first.pid, first.pidfd)
     with open(f"/proc/{pid}/stat", "rb") as file:
         start_time = int(file.read().rpartition(b")")[2].split()[19])
     directory = order["directory"]
     about = {"pid": pid, "start_time": start_time, "first_id": first.first_id}
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    with open(os.open(f"{directory}/container.json", flags, 0o600), "w", encoding="utf-8") as file:
+    path, link = f"{directory}/container.json", f"{directory}/netns"
+    with open(os.open(f"{path}.new", flags, 0o600), "w", encoding="utf-8") as file:
         json.dump(order["record"] | about, file)
-    link = f"{directory}/netns"
-    if os.path.islink(link):
-        os.unlink(link)
-    os.symlink(f"/proc/{pid}/ns/net", link)
+    os.rename(f"{path}.new", path)
+    with suppress(FileNotFoundError):
+        os.unlink(f"{link}.new")
+    os.symlink(f"/proc/{pid}/ns/net", f"{link}.new")
+    os.rename(f"{link}.new", link)
     return pid, start_time
 
 

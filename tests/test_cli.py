@@ -14,9 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 
 import netns_orch
-from netns_orch.cli import main
+from netns_orch.cli import labs, main
+from netns_orch.cli.app import app
 from netns_orch.cli.output import Progress, clean, duration_text, error_text, size_text, table
 from netns_orch.errors import (
     KernelError,
@@ -854,6 +856,30 @@ def test_light_commands_load_nothing_heavy(words: list[str]) -> None:
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line}
     assert "netns_orch.cli.app" in loaded
     assert not loaded & {"pyroute2", "networkx", "pydantic", "rich", "pyseccomp", "asyncio"}
+
+
+@pytest.mark.parametrize("words", [["validate", "topologies/red-blue.yaml"], ["ls"]])
+def test_plain_commands_do_without_typer(words: list[str]) -> None:
+    done = python("-X", "importtime", "-m", "netns_orch", *words)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line}
+    assert "netns_orch.cli.labs" in loaded
+    assert not loaded & {"typer", "inspect", "logging", "concurrent.futures", "networkx", "pyroute2"}
+
+
+@pytest.mark.parametrize("name", sorted(labs._PLAIN))
+def test_the_plain_form_of_a_command_is_part_of_the_whole_one(name: str) -> None:
+    whole = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    options = {word for param in whole.params if getattr(param, "is_flag", False) for word in param.opts}
+    words = [param for param in whole.params if param.param_type_name == "argument"]
+    assert labs._PLAIN[name].flags <= options
+    assert labs._PLAIN[name].words == len(words)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["nonsense"], ["up", "a", "b"], ["up", "--nonsense"], ["up", "--name", "x"]]
+)
+def test_what_is_not_plain_is_for_the_whole_parser(words: list[str]) -> None:
+    assert labs.plain(words) is None
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         return guarded(lambda: _complete(arguments[1:]), arguments)
     if arguments == ["__test"]:
         return guarded(_test, arguments)
-    return guarded(lambda: _typer(arguments), arguments)
+    return guarded(lambda: _command(arguments), arguments)
 
 
 def _exec(arguments: list[str]) -> int:
@@ -63,7 +63,12 @@ def _test() -> int:
         return suite.work(lambda topology: choose.settle(topology, building=True))
 
 
-def _typer(arguments: list[str]) -> int:
+def _command(arguments: list[str]) -> int:
+    from netns_orch.cli import labs
+
+    code = labs.plain(arguments)
+    if code is not None:
+        return code
     from netns_orch.cli.app import run
 
     return run(arguments)

@@ -8,14 +8,14 @@ Everything heavy is imported by the command that needs it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
 from netns_orch import __version__
-from netns_orch.cli import capture, changes, choose, doctor, gc, link, operate, rootless, test, views
-from netns_orch.cli.output import Progress, error_text, note, out, out_bytes, out_json, plan_line, warn
+from netns_orch.cli import capture, changes, choose, doctor, gc, labs, link, operate, rootless, test, views
+from netns_orch.cli.output import note, out, out_bytes, out_json
 from netns_orch.cli.usage import CLICK_USAGE_ERROR, Command, Group, translated
 from netns_orch.cli.words import (
     BUILD,
@@ -36,11 +36,7 @@ from netns_orch.cli.words import (
     Var,
     Wait,
 )
-from netns_orch.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, LabFileError, NetorchError, UsageError
-
-if TYPE_CHECKING:
-    from netns_orch.lab import DownReport
-    from netns_orch.labfile.model import Topology
+from netns_orch.errors import EXIT_DONE, EXIT_USAGE, UsageError
 
 _EPILOG = """\
 FILE is a lab file (default: ./lab.yaml), LAB the name of a lab that is up; either is taken for the other.
@@ -71,16 +67,6 @@ def run(arguments: list[str]) -> int:
     except CLICK_USAGE_ERROR as error:
         raise translated(error) from None
     return code if isinstance(code, int) else EXIT_DONE
-
-
-def _load(
-    word: str | None, name: str | None, var: list[str] | None, *, private: bool, untrusted: bool
-) -> Topology:
-    from netns_orch import lab
-
-    file, lab_name = choose.lab_file(word)
-    variables = choose.variables(var or [])
-    return lab.load(file, name=name or lab_name, variables=variables, private=private, untrusted=untrusted)
 
 
 @app.callback(invoke_without_command=True)
@@ -166,40 +152,9 @@ def up(
 
     It succeeds whole or rolls back whole.  When it returns, packets flow.
     """
-    limits = _Limits(
-        choose.seconds("--timeout", timeout),
-        choose.seconds("--wait", wait),
-        keep_failed,
-        choose.time_to_live("--ttl", ttl),
-        choose.process("--owner-pid", owner_pid),
-    )
-    topology = _load(file, name, var, private=private, untrusted=untrusted)
-    choose.settle(topology, building=not dry_run)
-    if dry_run:
-        _show_plan(topology, json=json)
-    else:
-        _build(topology, limits, json=json)
-
-
-class _Limits(NamedTuple):
-    timeout: float | None
-    wait: float | None
-    keep_failed: bool
-    ttl: float | None
-    owner_pid: int | None
-
-
-def _build(topology: Topology, limits: _Limits, *, json: bool) -> None:
-    from netns_orch import lab
-    from netns_orch.cli import render
-
-    with Progress() as progress:
-        report = lab.up(topology, progress=progress, **limits._asdict())
-    if json:
-        out_json(render.up_json(report))
-        return
-    warn(report.warnings)
-    note(render.up_line(report, bridges=bool(topology.bridges)))
+    what = labs.What(file, name, var, private, untrusted)
+    how = labs.How(timeout, wait, keep_failed, ttl, owner_pid)
+    labs.up(what, how, dry_run=dry_run, json=json)
 
 
 @app.command("down", cls=Command, rich_help_panel=BUILD)
@@ -210,58 +165,7 @@ def down(
     json: Json = False,
 ) -> int:
     """Remove every trace of the lab; a second time is no error."""
-    from netns_orch import lab
-    from netns_orch.cli import render
-
-    if every and lab_word is not None:
-        raise UsageError("--all and a LAB exclude each other")
-    patience = choose.seconds("--wait", wait)
-    if every:
-        return _down_all(patience, json=json)
-    name = choose.down_name(lab_word)
-    if name is None:
-        note("no lab is up")
-        if json:
-            out_json({"lab": None, "containers": 0, "links": 0, "seconds": 0.0, "found": False})
-        return EXIT_DONE
-    with Progress() as progress:
-        report = lab.down(name, progress=progress, wait=patience)
-    if json:
-        out_json(render.down_json(report))
-    else:
-        note(render.down_line(report))
-    return EXIT_DONE
-
-
-def _down_all(wait: float | None, *, json: bool) -> int:
-    """One lab that can't be removed keeps none of the others; each error is told."""
-    from netns_orch.cli import render
-
-    done = list(choose.each(lambda: _down_here(wait, json=json)))
-    if json:
-        out_json([render.down_json(report) for report in done if report is not None])
-    elif not done:
-        note("no lab is up")
-    return EXIT_FAILED if None in done else EXIT_DONE
-
-
-def _down_here(wait: float | None, *, json: bool) -> list[DownReport | None]:
-    from netns_orch import lab
-    from netns_orch.cli import render
-
-    done: list[DownReport | None] = []
-    for row in [*lab.labs(), *lab.lost_labs()]:
-        try:
-            with Progress() as progress:
-                report = lab.down(str(row["lab"]), progress=progress, wait=wait)
-        except NetorchError as error:
-            note(error_text(error))
-            done.append(None)
-            continue
-        done.append(report)
-        if not json:
-            note(render.down_line(report))
-    return done
+    return labs.down(lab_word, every=every, wait=wait, json=json)
 
 
 @app.command("plan", cls=Command, rich_help_panel=BUILD)
@@ -281,37 +185,7 @@ def plan(
     + is made, ~ changed in place, ! made anew (its processes end), - removed.
     As shell it is a script that builds the whole lab by hand: sh lab.sh, and sh lab.sh down.
     """
-    formats = ("table", "json", "shell")
-    if format_ not in formats:
-        raise UsageError(f"--format {format_}: no such format", hint=f"expected {', '.join(formats)}")
-    topology = _load(file, name, var, private=private, untrusted=untrusted)
-    choose.settle(topology)
-    if format_ == "shell":
-        _show_script(topology, json=json)
-    else:
-        _show_plan(topology, json=json or format_ == "json")
-
-
-def _show_script(topology: Topology, *, json: bool) -> None:
-    from netns_orch import views as explain
-
-    if json:
-        raise UsageError("--json and --format shell exclude each other")
-    out(explain.script(topology))
-
-
-def _show_plan(topology: Topology, *, json: bool) -> None:
-    from netns_orch import lab
-
-    todo = lab.plan(topology)
-    if json:
-        out_json({"lab": topology.name, **todo.to_json()})
-    elif len(todo):
-        for line in todo.lines():
-            out(plan_line(line))
-        note(f"{topology.name}: {len(todo)} to do")
-    else:
-        note(f"{topology.name}: nothing to do")
+    labs.plan(labs.What(file, name, var, private, untrusted), format_=format_, json=json)
 
 
 @app.command("validate", cls=Command, rich_help_panel=BUILD)
@@ -323,28 +197,7 @@ def validate(
     json: Json = False,
 ) -> int:
     """Check a lab file, also against this host; build nothing."""
-    from netns_orch import lab
-    from netns_orch.cli import render
-
-    path, lab_name = choose.lab_file(file)
-    try:
-        variables = choose.variables(var or [])
-        topology = lab.load(path, name=name or lab_name, variables=variables, untrusted=untrusted)
-        settled = choose.can_settle(topology)
-        warnings = lab.validate(topology, host=settled)
-    except LabFileError as error:
-        if not json:
-            raise
-        out_json(render.invalid_json(str(path), error))
-        return EXIT_USAGE
-    if json:
-        out_json(render.valid_json(str(path), topology, warnings))
-    else:
-        warn(warnings)
-        out(render.valid_line(str(path), topology))
-        if not settled:
-            note("not checked against this host: that needs root")
-    return EXIT_DONE
+    return labs.validate(labs.What(file, name, var, untrusted=untrusted), json=json)
 
 
 @app.command(
@@ -399,15 +252,7 @@ test.register(app)
 @app.command("ls", cls=Command, rich_help_panel=LOOK)
 def ls(json: Json = False) -> None:
     """List the labs of this host."""
-    from netns_orch import lab
-    from netns_orch.cli import render
-
-    choose.look()
-    rows = [*lab.labs(), *lab.lost_labs()]
-    if json:
-        out_json(rows)
-    else:
-        out("\n".join(render.labs_table(rows)))
+    labs.ls(json=json)
 
 
 @app.command("ps", cls=Command, rich_help_panel=LOOK)
@@ -420,14 +265,7 @@ def ps(
     json: Json = False,
 ) -> None:
     """List the containers of a lab."""
-    from netns_orch import lab
-    from netns_orch.cli import render
-
-    rows = [row for row in lab.ps(choose.lab_name(lab_word)) if choose.has_labels(row, label or [])]
-    if json:
-        out_json(rows)
-    else:
-        out("\n".join(render.containers_table(rows)))
+    labs.ps(lab_word, label=label, json=json)
 
 
 @app.command("status", cls=Command, rich_help_panel=LOOK)
@@ -437,15 +275,7 @@ def status(
     json: Json = False,
 ) -> int:
     """Compare the lab with the kernel's own state; exit 1 on drift."""
-    from netns_orch import lab
-    from netns_orch.cli import render
-
-    found = lab.status(choose.lab_name(lab_word), strict=strict)
-    if json:
-        out_json(found)
-    else:
-        out("\n".join(render.status_lines(found)))
-    return EXIT_FAILED if found["drift"] else EXIT_DONE
+    return labs.status(lab_word, strict=strict, json=json)
 
 
 @app.command("inspect", cls=Command, rich_help_panel=LOOK)

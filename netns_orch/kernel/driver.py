@@ -203,9 +203,11 @@ class LabKernel:
         return [*([table] if table else []), *ports, *sysctls, *links, *rules], extra
 
     def _observe_roots(self) -> Sequence[Resource]:
+        if self.part or not os.path.isdir(f"{self.directory.path}/layers"):
+            return []
         from netns_orch.kernel import layers
 
-        return [] if self.part else list(layers.observe(self.directory.path))
+        return list(layers.observe(self.directory.path))
 
     def _observe_cgroups(self, desired: State, owned: State | None = None) -> Iterator[Cgroup]:
         if not self._cgroups.all:  # rootless without any: a container's directory stands for its cgroup
@@ -418,10 +420,10 @@ class LabKernel:
 
     def _in_place(self, spec: ContainerSpec) -> ContainerSpec:
         """The spec with the directories that its layers and named volumes stand for."""
-        from netns_orch.kernel import layers
-
         root = spec["root"]
         if root["kind"] != "host":
+            from netns_orch.kernel import layers
+
             root = {**root, "layers": layers.parts(self.directory.path, root["layers"])}
         volumes = {m["source"] for m in spec["mounts"] if m["kind"] == "volume"}
         where = {name: self.directory.make_volume(name) for name in volumes}
@@ -543,7 +545,7 @@ class LabKernel:
         return os.open(f"/proc/{about['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def _release(self, changes: Changes) -> None:
-        from netns_orch.kernel import hostsysctl, layers
+        from netns_orch.kernel import hostsysctl
 
         for name in _befores(changes, NetnsName):
             _unlink(f"{NETNS}/{name.name}")
@@ -551,7 +553,10 @@ class LabKernel:
             self._cgroups.remove(self.name, self.id, gone)
         for container in gone:
             self.directory.remove_container(container)
-        layers.remove(self.directory.path, [layer.id for layer in _befores(changes, Layer)])
+        if roots := [layer.id for layer in _befores(changes, Layer)]:
+            from netns_orch.kernel import layers
+
+            layers.remove(self.directory.path, roots)
         sysctls = [sysctl.name for sysctl in _befores(changes, HostSysctl)]
         if sysctls and not self.private:  # those of PLACE end with it
             hostsysctl.release(self.name, self.id, sysctls)

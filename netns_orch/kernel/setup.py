@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from netns_orch.errors import KernelError
@@ -25,6 +24,8 @@ def run(wanted: Sequence[tuple[Path, Setup]]) -> Iterator[Setup]:
     KernelError at the first command that does not exit 0, with its output and its line in the file; what
     still runs in other containers then is killed.
     """
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
     cancelled = threading.Event()
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
         futures = [pool.submit(_run_one, directory, setup, cancelled) for directory, setup in wanted]

@@ -9,12 +9,14 @@ from __future__ import annotations
 import graphlib
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from netns_orch.kernel import readiness, runtime
 from netns_orch.kernel.readiness import Watch
 from netns_orch.kernel.runtime import Start
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 class _Task(NamedTuple):
@@ -45,6 +47,10 @@ def start(starts: Sequence[Start]) -> None:
 
 
 def _bring_up_in_order(tasks: Mapping[str, _Task]) -> None:
+    if all(_is_up(task) for task in tasks.values()):
+        return
+    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
     sorter = graphlib.TopologicalSorter(
         {name: [n for n in task.item.spec["depends_on"] if n in tasks] for name, task in tasks.items()}
     )
@@ -56,7 +62,7 @@ def _bring_up_in_order(tasks: Mapping[str, _Task]) -> None:
         try:
             while sorter.is_active():
                 for name in sorter.get_ready():
-                    if tasks[name].started and tasks[name].item.spec["ready"] is None:
+                    if _is_up(tasks[name]):
                         sorter.done(name)
                     else:
                         running[pool.submit(_bring_up, tasks[name], cancelled)] = name
@@ -67,6 +73,11 @@ def _bring_up_in_order(tasks: Mapping[str, _Task]) -> None:
             cancelled.set()
             for future in running:
                 future.cancel()
+
+
+def _is_up(task: _Task) -> bool:
+    """Whether nothing is left to be done or waited for."""
+    return task.started and task.item.spec["ready"] is None
 
 
 def _bring_up(task: _Task, cancelled: threading.Event) -> None:

@@ -197,7 +197,7 @@ def test_what_a_port_is_expected_to_do(
 
 
 def test_a_datagram_that_is_read_arrived_although_nothing_came_back(bench: FakeBench) -> None:
-    bench.prober.sockets["blue"] = [Listener("udp", "0.0.0.0", 514, 0)]  # type: ignore[attr-defined]
+    bench.prober.sockets["blue"] = [Listener("udp", "0.0.0.0", 514, 0, 1)]  # type: ignore[attr-defined]
     check = 'udp: {from: red, to: "blue:514"}'
     assert verdict(bench, check)[0] == "failed"
     bench.prober.read = [7, 8]  # type: ignore[attr-defined]
@@ -211,7 +211,7 @@ def test_pages(bench: FakeBench) -> None:
     assert "status 302 Found, expected 200" in verdict(bench, check)[1]
     bench.prober.page = ConnectionRefusedError(111, "Connection refused")  # type: ignore[attr-defined]
     answers(bench, "red", "tcp", "10.0.0.3", 8080, REFUSED)
-    bench.prober.sockets["blue"] = [Listener("tcp", "127.0.0.1", 8080, 0)]  # type: ignore[attr-defined]
+    bench.prober.sockets["blue"] = [Listener("tcp", "127.0.0.1", 8080, 0, 1)]  # type: ignore[attr-defined]
     said = verdict(bench, check)[1]
     assert "nothing there listens on tcp port 8080 of 10.0.0.3; it does on 127.0.0.1:8080" in said
 
@@ -323,9 +323,12 @@ def test_a_port_that_nobody_serves_is_no_proof(bench: FakeBench) -> None:
     check = 'tcp: {from: red, to: "blue:80", expect: fail}'
     answers(bench, "red", "tcp", "10.0.0.3", 80, REFUSED)
     assert verdict(bench, check)[0] == "no proof"
-    bench.prober.sockets["blue"] = [Listener("tcp", "10.0.0.3", 81, 0), Listener("tcp", "127.0.0.1", 80, 0)]  # type: ignore[attr-defined]
+    bench.prober.sockets["blue"] = [
+        Listener("tcp", "10.0.0.3", 81, 0, 1),
+        Listener("tcp", "127.0.0.1", 80, 0, 1),
+    ]  # type: ignore[attr-defined]
     assert verdict(bench, check)[0] == "no proof"
-    bench.prober.sockets["blue"] = [Listener("tcp", "::", 80, 0)]  # type: ignore[attr-defined]
+    bench.prober.sockets["blue"] = [Listener("tcp", "::", 80, 0, 1)]  # type: ignore[attr-defined]
     assert verdict(bench, check) == ("passed", "blue listens on port 80")
     bench.prober.sockets["blue"] = []  # type: ignore[attr-defined]
     bench.where = Lost("blue", "filter", "blue drops it: -A INPUT -j DROP")

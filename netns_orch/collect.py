@@ -45,8 +45,8 @@ def collect(*, dry_run: bool = False) -> Iterator[Found]:
 
     One that can't be removed carries the error, and keeps none of the others.
     """
-    marked = {lab for lab, _ in leftovers.marked_labs()}
-    names = sorted(marked | {directory.name for directory in lab_directories(host_id())})
+    marked = leftovers.marked_labs()
+    names = sorted(leftovers.traced_labs() | {directory.name for directory in lab_directories(host_id())})
     for name in names:
         kernel = LabKernel(name)
         if kernel.directory.is_held():
@@ -65,7 +65,7 @@ def _collected(name: str) -> Iterator[Found]:
     verdict = None
     try:
         with labs.working(kernel, "gc", None), kernel.uninterrupted():
-            verdict = _judge(kernel, kernel.has_marks())
+            verdict = _judge(kernel, name in leftovers.marked_labs())
             if verdict is None:
                 return
             if verdict.stays:
@@ -95,7 +95,7 @@ def _judge(kernel: LabKernel, marked: bool) -> _Verdict | None:
         return _Verdict("the host was started anew since it was up")
     applied = journals[0].applied()
     if applied is None and kernel.directory.read_json("lab.json") is None:
-        return _Verdict("no file tells of it" if marked else "its run directory is empty")
+        return _Verdict("no file tells of it" if kernel.has_marks() else "its run directory is empty")
     if not marked and (applied is None or len(applied.state)):
         return _Verdict("nothing of it is left but files")
     if ended := labs.lease_of(kernel.directory).ended(time.time(), owners.lives):

@@ -619,7 +619,7 @@ def lost_labs() -> list[dict[str, Any]]:
     if userdir.is_ordinary():
         return []  # marks end with the realm they are in
     there = {directory.name for directory in lab_directories(host_id())}
-    lost = sorted({lab for lab, _ in leftovers.marked_labs()} - there)
+    lost = sorted(leftovers.traced_labs() - there)
     return [{**_lab_row(LabDirectory(name, host_id())), "state": "lost"} for name in lost]
 
 

@@ -147,7 +147,7 @@ class LabKernel:
         """Whether anything on the host bears this lab's mark, with no file of ours to tell."""
         from netns_orch.kernel import leftovers
 
-        return (self.name, self.id) in leftovers.marked_labs()
+        return self.name in leftovers.traced_labs()
 
     def container(self, name: str) -> dict[str, Any] | None:
         """container.json of a container whose PID 1 lives; None otherwise."""

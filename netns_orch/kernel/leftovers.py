@@ -23,16 +23,21 @@ class Leftover(NamedTuple):
     what: str
 
 
-def marked_labs() -> frozenset[tuple[str, str]]:
-    """The labs (name, id) of this host namespace whose marks are on anything, whatever files there are."""
+def marked_labs() -> frozenset[str]:
+    """The labs of this host namespace whose marks are on anything in the kernel, whatever files there are."""
     here = host_id()
     found = {(table.lab, table.id) for table in hosttable.recover()}
     found |= set(netobserve.marked_labs())
     found |= set(Hierarchies.detect().labs())
     found |= set(forwarding.labs(nftables.list_chains()))
-    found |= {(lab, here) for lab in hostsysctl.labs(here)}
-    found |= set(_named_in_netns())
-    return frozenset((lab, id) for lab, id in found if id == here)
+    return frozenset(lab for lab, id in found if id == here)
+
+
+def traced_labs() -> frozenset[str]:
+    """Those, and the ones that have a name in /run/netns or a sysctl of the host."""
+    here = host_id()
+    named = {lab for lab, id in _named_in_netns() if id == here}
+    return marked_labs() | named | set(hostsysctl.labs(here))
 
 
 def _named_in_netns() -> Iterator[tuple[str, str]]:

@@ -488,13 +488,10 @@ class Builder:
         /proc and /sys were mounted just now and nobody else is in them: paths below them are safe.
         """
         self.doing = "mask /proc and /sys"
-        empty = sc.open_tree(self.store, "empty")
-        sc.mount_setattr(empty, sc.MOUNT_ATTR_RDONLY | _PLAIN)
         trees = {"proc": self.proc, "sys": self.sys}
         for place, path, directory in self.host["masked"]:
-            cover = sc.open_tree(empty, "") if directory else sc.open_tree(self.dev, "null")
+            cover = self._empty() if directory else sc.open_tree(self.dev, "null")
             _cover(cover, trees[place], path)
-        os.close(empty)
         network = sc.open_tree(self.proc, "sys/net")
         for path in self.host["read_only"]:
             cover = sc.open_tree(self.proc, path)
@@ -505,6 +502,12 @@ class Builder:
 
 def _attach_below(tree: int, below: int, path: str) -> None:
     """Attach a detached mount at a path of a tree that holds no links of others."""
+    def _empty(self) -> int:
+        """A new one each time: until Linux 6.15 a mount that is attached nowhere can't be copied."""
+        tree = sc.open_tree(self.store, "empty")
+        sc.mount_setattr(tree, sc.MOUNT_ATTR_RDONLY | _PLAIN)
+        return tree
+
     try:
         sc.move_mount(tree, below, path)
     finally:

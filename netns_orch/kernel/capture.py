@@ -144,6 +144,14 @@ def _cooked(data: bytes, address: tuple[str, int, int, int, bytes]) -> bytes:
 # -- opening ---------------------------------------------------------------------------------------
 
 
+def _set_buffer(listener: socket.socket, size: int) -> None:
+    """Without root no more than net.core.rmem_max (socket(7))."""
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+    except PermissionError:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
 def open_taps(
     nets: Nets,
     wanted: Iterable[Wanted],
@@ -294,7 +302,7 @@ class Taps:
         self._poll.register(self._stop, select.POLLIN)
         size = min(max(_BUFFERS // max(len(self.taps), 1), _SMALLEST_BUFFER), _LARGEST_BUFFER)
         for number, tap in enumerate(self.taps):
-            tap.listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+            _set_buffer(tap.listener, size)
             self._listeners[tap.listener.fileno()] = number
             self._poll.register(tap.listener, select.POLLIN)
         for node in {tap.node for tap in self.taps if tap.node in pids}:

@@ -339,12 +339,12 @@ class Hierarchies:
                 state = "FROZEN" if frozen else "THAWED"
                 _set_frozen(f"{v1}/freezer.state", state)
                 check = lambda: files.read(f"{v1}/freezer.state") == state  # noqa: E731
-            else:
-                return
             elif frozen:
                 raise KernelError(
                     f"container {container} can't be paused: this user has no cgroups", hint=DELEGATE
                 )
+            else:
+                return
             _until(check, _FREEZE_TIMEOUT)
 
     # -- removing ------------------------------------------------------------------------------------

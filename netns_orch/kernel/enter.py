@@ -17,7 +17,7 @@ import fcntl
 import os
 import select
 
-from netns_orch.kernel import confine, users
+from netns_orch.kernel import confine, ids, users
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.uplabs import read_json
 
@@ -157,6 +157,8 @@ class Target:
 
     def owner(self, uid: int) -> int:
         """A user id of the container as the host sees it (user_namespaces(7)); -1 where it has none."""
+        if not self.about["user_namespace"]:  # the file would tell of ours, as the one around it sees that
+            return uid
         with open(f"/proc/{self.about['pid']}/uid_map", "rb") as file:
             for line in file:
                 inside, outside, count = (int(word) for word in line.split())
@@ -184,6 +186,8 @@ class Program:
             found = users.find(target.root, wanted)
         except users.UnknownUser as error:
             raise Refused(f"container {target.name}: {error}") from error
+        if (found.uid or found.gid) and (lack := ids.missing(found.uid, found.gid)):
+            raise Refused(f"container {target.name}: {lack}", ids.HOW_TO)
         self.target = target
         self.name = argv[0]
         self.uid = found.uid
@@ -200,8 +204,7 @@ class Program:
         self.candidates = _candidates(self.argv[0], self.environment.get(b"PATH", b""))
         start = spec.get("working_dir") or "/"
         self.working_dir = os.fsencode(os.path.join(start, working_dir or ""))
-        ids = (found.uid, found.gid, found.groups)
-        self.confinement = _confinement(target.about, ids)
+        self.confinement = _confinement(target.about, (found.uid, found.gid, found.groups))
 
 
 class Child:

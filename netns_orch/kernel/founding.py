@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 
 from netns_orch.errors import KernelError, NetorchError, PermissionNeeded
 from netns_orch.kernel import hierarchies, idmap, realm, rundir, userdir
+from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.realm import Realm
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ def found(lab: str) -> Realm:
     here = Realm(lab)
     with realm.held():
         if not here.open():
-            here.forget()
+            _forget(here)
             _make(here)
         here.use()
     return here
@@ -72,9 +73,44 @@ def clean() -> list[str]:
             if here.open():
                 os.close(here.pidfd)
             else:
-                here.forget()
+                _forget(here)
                 gone.append(lab)
     return gone
+
+
+def _forget(here: Realm) -> None:
+    """Remove the files of a realm that has ended, also those of the subordinate ids that it had."""
+    try:
+        here.forget()
+    except KernelError:
+        _with_ids(here.forget)
+
+
+def _with_ids(function: Callable[[], None]) -> None:
+    """Call a function as root of a user namespace with all ids of this user, in a process of its own."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if not pid:
+        try:
+            sc.unshare(sc.CLONE_NEWUSER)
+            theirs.send(b"user")
+            theirs.recv(64)
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            function()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    theirs.close()
+    try:
+        if ours.recv(64):
+            idmap.write(pid)
+            ours.send(b"mapped")
+    finally:
+        ours.close()
+        _, status = os.waitpid(pid, 0)
+    if status:
+        raise KernelError("the files of a lab that has ended can't be removed", hint=f"look at {userdir.top()}")
 
 
 def _make(here: Realm) -> None:

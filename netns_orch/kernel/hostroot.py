@@ -137,13 +137,14 @@ def _copy(entry: os.DirEntry[str], copy: str) -> None:
 # -- a container's root --------------------------------------------------------------------------
 
 
-def mount(store: int, parts: Iterable[Part], doing: Callable[[str], None]) -> int:
-    """Put the root together in ``store`` (its directories upper, work and root); a descriptor of it.
+def mount(store: int, parts: Iterable[Part], doing: Callable[[str], None]) -> tuple[int, list[int]]:
+    """Put the root together in ``store`` (its directories upper, work, root); it and its parts, open.
 
     What is written lies in ``upper`` at the same path, as if it were one overlay.
     """
     root = sc.open_tree(store, "upper")
     sc.move_mount(root, store, "root")
+    layers = []
     for number, (kind, path, target) in enumerate(parts):
         doing(f"show the host's {path}")
         inner = path.lstrip("/")
@@ -154,8 +155,8 @@ def mount(store: int, parts: Iterable[Part], doing: Callable[[str], None]) -> in
         elif kind == "directory":
             _make_own(root, path)
         else:
-            _show_layer(store, root, path, number, below=kind == "layer")
-    return root
+            layers += _show_layer(store, root, path, number, below=kind == "layer")
+    return root, layers
 
 
 def _make_own(root: int, path: str) -> None:
@@ -177,7 +178,7 @@ def _show_file(root: int, path: str) -> None:
     os.close(tree)
 
 
-def _show_layer(store: int, root: int, path: str, number: int, below: bool) -> None:
+def _show_layer(store: int, root: int, path: str, number: int, below: bool) -> list[int]:
     inner, work = path.lstrip("/"), f"work/{number}"
     _make_own(root, path)
     os.mkdir(work, 0o755, dir_fd=store)
@@ -185,7 +186,7 @@ def _show_layer(store: int, root: int, path: str, number: int, below: bool) -> N
     readable = os.access(path, os.R_OK | os.X_OK)
     lower = [os.open(each, _DIRECTORY) for each in [*ground, *([path] if below and readable else [])]]
     if not lower:
-        return
+        return []
     here = f"/proc/self/fd/{store}"
     tree = sc.new_mount(
         "overlay",
@@ -199,5 +200,6 @@ def _show_layer(store: int, root: int, path: str, number: int, below: bool) -> N
         sc.MOUNT_ATTR_NODEV,
     )
     sc.move_mount(tree, root, inner)
-    for descriptor in (tree, *lower):
+    for descriptor in lower:
         os.close(descriptor)
+    return [tree]

@@ -17,6 +17,21 @@ def has(kind: str, number: int) -> bool:
     return any(first <= number < first + count for first, _, count in rows)
 
 
+def missing(uid: int, gid: int) -> str | None:
+    """What to say of a user or group that has no id here; None: both have one."""
+    for kind, number in (("user", uid), ("group", gid)):
+        if number and not has(f"{kind[0]}id", number):
+            return f"{kind} {number} has no id in this lab"
+    return None
+
+
+HOW_TO = (
+    "a rootless lab has root's id, and those that /etc/subuid and /etc/subgid give its user "
+    "(`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`) if newuidmap is there "
+    "(`apt-get install uidmap`)"
+)
+
+
 def give(what: int | str, uid: int, gid: int, *, dir_fd: int | None = None) -> None:
     """Change the owner of a file (a link itself, not what it leads to).
 

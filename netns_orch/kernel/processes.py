@@ -17,6 +17,7 @@ from netns_orch.kernel import users
 _TICKS = os.sysconf("SC_CLK_TCK")
 _COMMAND_LIMIT = 4096
 _NOBODY = 65534
+_ALL = (1 << 32) - 1
 
 
 def listing(pids: Iterable[int], first: int) -> list[dict[str, Any]]:
@@ -37,6 +38,20 @@ def listing(pids: Iterable[int], first: int) -> list[dict[str, Any]]:
     for row in found:
         row["ppid"] = inside.get(row["ppid"])
     return sorted(found, key=lambda row: (row["inside"] is None, row["inside"], row["pid"]))
+
+
+def inside(first: int) -> list[int]:
+    """The processes in the pid namespace of a container's PID 1, where no cgroup tells of them.
+
+    Those in namespaces below that one, which a container with ``nesting`` can make, are left out.
+    """
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with suppress(OSError):
+                if os.path.samefile(f"/proc/{name}/ns/pid", f"/proc/{first}/ns/pid"):
+                    found.append(int(name))
+    return found
 
 
 def _process(pid: int, level: int, ids: IdMap, names: Mapping[int, str], boot: float) -> dict[str, Any]:
@@ -96,6 +111,8 @@ class IdMap:
     def of(cls, pid: int, kind: str = "uid") -> IdMap:
         """The map of a process's user namespace; ``kind`` is uid or gid.  An empty one where it is gone."""
         try:
+            if os.path.samefile(f"/proc/{pid}/ns/user", "/proc/self/ns/user"):
+                return cls([(0, 0, _ALL)])  # the file would tell of ours, as the one around it sees that
             with open(f"/proc/{pid}/{kind}_map", encoding="ascii") as file:
                 rows = [[int(word) for word in line.split()] for line in file]
         except OSError:

@@ -35,6 +35,8 @@ SIGN = "/run/.netorch-realm"
 """A file that is there inside a realm only: what ``holder.json`` says, and the lab's name."""
 NAMESPACES = sc.CLONE_NEWUSER | sc.CLONE_NEWNS | sc.CLONE_NEWNET
 _SIGKILL = 9
+_END_TIMEOUT = 30_000
+"""Milliseconds."""
 
 
 def inside() -> dict[str, Any] | None:
@@ -64,6 +66,19 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def _is_dying(pid: int, pidfd: int) -> bool:
+    """Whether a holder was killed, has left its namespaces and waits for the others of its pid namespace.
+
+    It is waited for: then nobody is left.
+    """
+    if os.path.exists(f"/proc/{pid}/ns/net"):
+        return False
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll(_END_TIMEOUT)
+    return True
+
+
 @contextmanager
 def held(path: str | None = None) -> Iterator[str]:
     """Hold the directory of this user's labs, made where it is missing, while one comes or goes."""
@@ -79,9 +94,9 @@ def held(path: str | None = None) -> Iterator[str]:
         os.close(descriptor)
     try:
         yield path
-        if not os.listdir(path):
-            os.rmdir(path)
     finally:
+        with suppress(OSError):  # labs are there
+            os.rmdir(path)
         os.close(descriptor)
 
 
@@ -111,11 +126,11 @@ class Realm:
             pidfd = os.pidfd_open(about["pid"])
         except ProcessLookupError:
             return False
-        if start_time(about["pid"]) != about["start_time"]:
-            os.close(pidfd)
-            return False
-        self.pidfd = pidfd
-        return True
+        if start_time(about["pid"]) == about["start_time"] and not _is_dying(about["pid"], pidfd):
+            self.pidfd = pidfd
+            return True
+        os.close(pidfd)
+        return False
 
     def use(self) -> None:
         """Keep the realm from ending as long as this process works in it."""
@@ -127,10 +142,11 @@ class Realm:
         here = os.getcwd()
         try:
             sc.setns(self.pidfd, NAMESPACES | with_time())
+        except ProcessLookupError as error:
+            raise KernelError(f"lab {self.lab} has ended: its first process was killed") from error
         except OSError as error:
-            raise KernelError(
-                f"the namespaces of lab {self.lab} can't be entered: {error.strerror}", errno=error.errno
-            ) from error
+            what = f"the namespaces of lab {self.lab} can't be entered: {error.strerror}"
+            raise KernelError(what, errno=error.errno) from error
         try:
             os.chdir(here)
         except OSError:
@@ -169,7 +185,7 @@ class Realm:
                 sc.pidfd_send_signal(self.pidfd, _SIGKILL)
             poll = select.poll()
             poll.register(self.pidfd, select.POLLIN)
-            if not poll.poll(30_000):
+            if not poll.poll(_END_TIMEOUT):
                 raise KernelError(
                     f"the namespaces of lab {self.lab} did not end on SIGKILL", errno=errno.ETIMEDOUT
                 )

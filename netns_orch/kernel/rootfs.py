@@ -147,6 +147,8 @@ class Builder:
         """The host's id of root inside."""
         self.doing = ""
         self.directory = self.store = self.root = self.proc = self.dev = self.sys = self.lab = -1
+        self.parts: list[int] = []
+        """Mounts that the root consists of, beside ``root``."""
         self.view = -1
         """The store, read-only; PID 1 keeps it, so that ``rootdiff`` can look at the changes from outside."""
         self.mounts = Mounts(self.spec, self._map, first_id)
@@ -178,7 +180,8 @@ class Builder:
             self._masks()
         if self.spec["root"]["read_only"]:
             self.doing = "make the root read-only"
-            sc.mount_setattr(self.root, sc.MOUNT_ATTR_RDONLY)
+            for tree in (self.root, *self.parts):
+                sc.mount_setattr(tree, sc.MOUNT_ATTR_RDONLY)
         self.doing = "note what is netorch's own in the root"
         rootnote.write(self.directory, self.store)
 
@@ -202,7 +205,7 @@ class Builder:
         sc.move_mount(self.store, self.directory)
         root = self.spec["root"]
         if root["kind"] == "host" and self.host["parts"] is not None:
-            self.root = hostroot.mount(self.store, self.host["parts"], self._do)
+            self.root, self.parts = hostroot.mount(self.store, self.host["parts"], self._do)
             self._keep_view()
             return
         lower: list[int] = []
@@ -499,15 +502,15 @@ class Builder:
             _cover(cover, self.proc, path)
         _cover(network, self.proc, "sys/net")
 
-
-def _attach_below(tree: int, below: int, path: str) -> None:
-    """Attach a detached mount at a path of a tree that holds no links of others."""
     def _empty(self) -> int:
         """A new one each time: until Linux 6.15 a mount that is attached nowhere can't be copied."""
         tree = sc.open_tree(self.store, "empty")
         sc.mount_setattr(tree, sc.MOUNT_ATTR_RDONLY | _PLAIN)
         return tree
 
+
+def _attach_below(tree: int, below: int, path: str) -> None:
+    """Attach a detached mount at a path of a tree that holds no links of others."""
     try:
         sc.move_mount(tree, below, path)
     finally:

@@ -169,11 +169,20 @@ class Running:
         """Its processes, as ``processes.listing`` tells them."""
         from netns_orch.kernel import processes
 
-        return processes.listing(self._cgroups.processes(*self._place), self.pid)
+        pids = self._cgroups.processes(*self._place) if self._cgroups.all else processes.inside(self.pid)
+        return processes.listing(pids, self.pid)
 
     def usage(self) -> dict[str, Any]:
-        """What its cgroups count: the fields of ``cgroupusage.Usage``."""
-        return self._cgroups.usage(*self._place)._asdict()
+        """What its cgroups count, as ``cgroupusage.Usage``; without any, what its processes use."""
+        usage = self._cgroups.usage(*self._place)
+        if self._cgroups.all:
+            return usage._asdict()
+        rows = self.processes()
+        return usage._asdict() | {
+            "cpu_usec": int(sum(row["cpu_seconds"] for row in rows) * 1_000_000),
+            "memory": sum(row["memory"] for row in rows),
+            "pids": len(rows),
+        }
 
 
 def gone(name: str) -> KernelError:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from netns_orch.errors import KernelError, Where
-from netns_orch.kernel import idranges, init, interpreter, namespaces, realm, users
+from netns_orch.kernel import idranges, ids, init, interpreter, namespaces, realm, users
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.rundir import boot_id, make_directories, process_start_time, replace_file
 from netns_orch.records import dataclass
@@ -49,6 +49,8 @@ _HINTS = {
     errno.EPERM: "netorch needs root, with CAP_SYS_ADMIN and CAP_NET_ADMIN",
     errno.ENOSPC: "a limit of the kernel is reached: see /proc/sys/user/max_*_namespaces and fs.mount-max",
     errno.ENODEV: "this kernel has no such file system: `netorch doctor` shows what is missing",
+    errno.EOVERFLOW: "its root has directories of a user who has no id in this rootless lab: they can't be "
+    "written to; unpack it as yourself, or from a tar file",
     errno.ENOMEM: "the container's memory limit may be too small to start anything in it",
 }
 
@@ -370,6 +372,8 @@ def _start_request(item: Start) -> dict[str, Any]:
         raise KernelError(f"container {container['name']}: {error}", where=where) from error
     finally:
         os.close(root)
+    if lack := ids.missing(user.uid, user.gid):
+        raise KernelError(f"container {container['name']}: {lack}", where=where, hint=ids.HOW_TO)
     return request | {
         "environment": environment(spec, container["hostname"], user.home),
         "working_dir": spec["working_dir"],

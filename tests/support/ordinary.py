@@ -1,0 +1,115 @@
+"""An ordinary user who runs netorch: an id that /etc/passwd does not know, and directories of his own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from support.runner import ROOT, Netorch
+
+_NEEDED = "import netns_orch, pydantic, typer, yaml, networkx, pyroute2"
+
+
+def as_user(uid: int) -> list[str]:
+    """The words before a command that let a user run it; setpriv itself would find it with root's rights."""
+    setpriv, env = shutil.which("setpriv"), shutil.which("env")
+    assert setpriv is not None and env is not None
+    return [setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", env]
+
+
+@functools.cache
+def python(uid: int) -> tuple[str, str] | None:
+    """An interpreter that the user can run and PYTHONPATH for it; None: he can't run any with all we need."""
+    paths = f"{ROOT}:{ROOT / 'tests'}:{sysconfig.get_paths()['purelib']}"
+    names = [sys.executable, *filter(None, [shutil.which("python3", path="/usr/bin:/bin")])]
+    for name in names:
+        environment = {"PYTHONPATH": paths, "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+        words = [*as_user(uid), name, "-c", _NEEDED]
+        with contextlib.suppress(OSError):
+            done = subprocess.run(words, env=environment, cwd="/", capture_output=True, check=False)
+            if done.returncode == 0:
+                return name, paths
+    return None
+
+
+class Ordinary(Netorch):
+    """``netorch`` as a user runs it; his files are below ``base``, which all users can pass through."""
+
+    def __init__(self, uid: int, base: Path, cache: Path) -> None:
+        """``cache`` is for compiled modules: compiling them takes longer than most commands."""
+        self.uid = uid
+        found = python(uid)
+        assert found is not None, "asked before"
+        self._python, paths = found
+        home, self.runtime = base / f"home{uid}", base / f"run{uid}"
+        for directory in (home, self.runtime):
+            directory.mkdir(mode=0o700)
+            os.chown(directory, uid, uid)
+        environment = {"PYTHONPATH": paths, "HOME": str(home), "XDG_RUNTIME_DIR": str(self.runtime)}
+        super().__init__(home, environment | {"PYTHONPYCACHEPREFIX": str(cache)})
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
+
+    def argv(self, *words: str | Path, python: tuple[str, ...] = ()) -> list[str]:  # type: ignore[override]
+        """The command line that runs ``netorch`` as this user."""
+        return [*as_user(self.uid), self._python, *python, "-m", "netns_orch", *map(str, words)]
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run any program as this user."""
+        return subprocess.run(
+            [*as_user(self.uid), *words],
+            cwd=self.directory,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def python(self, script: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a Python script as this user."""
+        return self.run(self._python, "-c", script, *words)
+
+    @property
+    def top(self) -> Path:
+        """Where his labs have their files."""
+        return self.runtime / "netorch"
+
+    def holder(self, lab: str) -> int:
+        """The pid of the first process of a lab."""
+        pid: int = json.loads((self.top / lab / "holder.json").read_text())["pid"]
+        return pid
+
+    def pid(self, node: str) -> int:
+        """The pid of PID 1 of a container of the only lab."""
+        return next(row["pid"] for row in self("ps", "--json").json() if row["name"] == node)
+
+    def end(self) -> None:
+        """After a failure: nothing of him goes on."""
+        for about in self.top.glob("*/holder.json"):
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(json.loads(about.read_text())["pid"], signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def covered(files: Mapping[str, str], base: Path) -> Iterator[None]:
+    """Files of /etc with another text, in this mount namespace alone."""
+    done: list[str] = []
+    try:
+        for number, (path, text) in enumerate(files.items()):
+            source = base / f"cover{number}"
+            source.write_text(text)
+            subprocess.run(["mount", "--bind", str(source), path], check=True)
+            done.append(path)
+        yield
+    finally:
+        for path in done:
+            subprocess.run(["umount", path], check=True)

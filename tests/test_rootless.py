@@ -1,0 +1,461 @@
+"""Rootless: an ordinary user's labs, in namespaces of their own, and nobody else's business."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import cgroups, outside
+from support.ordinary import Ordinary, as_user, covered, python
+from support.outer import run
+from support.runner import TOPOLOGIES
+from support.waiting import until
+
+pytestmark = pytest.mark.kernel
+ALICE, BOB = 61001, 61002
+RED_BLUE = (TOPOLOGIES / "red-blue.yaml").read_text()
+SWITCH = """
+bridges: {lan: {}}
+containers: {red: , blue: }
+links: [[red: 10.0.0.1/24, lan], [blue: 10.0.0.2/24, lan]]
+"""
+
+
+def _may_have_user_namespaces(uid: int) -> bool:
+    return subprocess.run([*as_user(uid), "unshare", "-Urn", "true"], check=False).returncode == 0
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A directory that every user can pass through; pytest's own is root's alone."""
+    path = Path(tempfile.mkdtemp(prefix="netorch-test-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def cache() -> Iterator[Path]:
+    """Where all users of the tests keep compiled modules."""
+    path = Path(tempfile.mkdtemp(prefix="netorch-test-cache-"))
+    path.chmod(0o1777)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def user(base: Path, cache: Path) -> Iterator[Callable[[int], Ordinary]]:
+    """Makes ordinary users; what they leave in their run directories is a failure."""
+    if python(ALICE) is None:
+        pytest.skip("no Python with netorch's dependencies that an ordinary user may run")
+    if not _may_have_user_namespaces(ALICE):
+        pytest.skip("this host lets no ordinary user have a user namespace")
+    users: list[Ordinary] = []
+
+    def make(uid: int) -> Ordinary:
+        users.append(Ordinary(uid, base, cache))
+        return users[-1]
+
+    yield make
+    left = [str(path) for each in users for path in each.runtime.iterdir()]
+    for each in users:
+        each.end()
+    assert left == []
+
+
+@pytest.fixture
+def alice(user: Callable[[int], Ordinary]) -> Ordinary:
+    return user(ALICE)
+
+
+def interfaces() -> list[str]:
+    return [link["ifname"] for link in json.loads(run("ip", "-j", "link"))]
+
+
+def without(alice: Ordinary, *programs: str) -> dict[str, str]:
+    """An environment where only these programs are on PATH."""
+    directory = alice.directory / f"bin-{'-'.join(programs)}"
+    directory.mkdir()
+    for name in programs:
+        found = shutil.which(name)
+        assert found is not None
+        (directory / name).symlink_to(found)
+    return {"PATH": str(directory)}
+
+
+# -- the same commands ---------------------------------------------------------------------------
+
+
+def test_a_lab_from_up_to_down(alice: Ordinary) -> None:
+    before = interfaces()
+    lab = alice.write(RED_BLUE)
+    first = alice("up", lab).stderr
+    assert "bridges in a namespace of their own, rootless; " in first.splitlines()[-1]
+    assert interfaces() == before, "the host's own interfaces are none of a user's business"
+    alice("exec", "red", "ping", "-c1", "-W1", "blue")
+    status = Path(f"/proc/{alice.pid('red')}/status").read_text()
+    assert f"Uid:\t{ALICE}\t{ALICE}\t{ALICE}\t{ALICE}" in status
+    (row,) = alice("ls", "--json").json()
+    assert (row["lab"], row["state"], row["netns"], row["containers"]) == ("lab", "up", "private", 2)
+    assert alice("status", "--json").json()["drift"] == []
+    assert stat.S_IMODE(alice.top.stat().st_mode) == 0o700
+
+    # What root's containers may do, these may: files, interfaces, firewall, a root of their own.
+    script = (
+        "echo x > /etc/x && mkdir /var/lib/y && cat /etc/x && id -u && iptables -A INPUT -p sctp -j DROP"
+        " && ip link add d0 type bridge && ip link del d0 && test ! -e /home/*/x"
+    )
+    assert alice("exec", "red", "sh", "-ec", script).stdout == "x\n0\n"
+    assert {"A /etc/x", "A /var/lib/y"} <= set(alice("diff", "red").stdout.splitlines())
+
+    alice("link", "red", "br0", "down")
+    assert alice("exec", "red", "ping", "-c1", "-W1", "10.0.0.3", code=None).code
+    assert alice("status", code=1)
+    alice("link", "red", "br0", "up")
+    alice("exec", "red", "ping", "-c1", "-W1", "10.0.0.3")
+    assert alice("path", "red", "blue", "--probe").code == 0
+    alice("cp", lab, "red:/root/lab.yaml")
+    alice("cp", "red:/root/lab.yaml", "back.yaml")
+    assert (alice.directory / "back.yaml").stat().st_uid == ALICE
+    captured = alice("capture", "red:eth0", "--duration", "100ms", "-w", "red.pcapng", code=None)
+    assert captured.code == 0, str(captured)
+
+    # Converging keeps what stays; a container made anew keeps its cable.
+    pid = alice.pid("blue")
+    alice.write(RED_BLUE.replace("  red:\n", "  red: {hostname: rosso}\n"))
+    assert "made anew" not in alice("plan", lab).stderr
+    alice("up", lab)
+    assert alice.pid("blue") == pid
+    assert alice("exec", "red", "hostname").stdout == "rosso\n"
+    assert alice("up", lab).stderr.count("nothing to change") == 1
+    assert [row["command"] for row in alice("top", "--json", "red").json()] == ["netorch-init"]
+    assert alice("stats", "--once", "--json").json()[0]["pids"] == 1
+    refused = alice("pause", "red", code=1).stderr
+    assert "this user has no cgroups" in refused and "systemd-run --user" in refused
+    alice("restart", "red")
+    assert alice("gc").stdout == ""
+    alice("down")
+    alice("down")
+    assert not alice.top.exists()
+
+
+def test_containers_of_every_kind(alice: Ordinary) -> None:
+    """Roots, namespaces, processes: what takes other ways without root."""
+    (alice.directory / "layer" / "srv").mkdir(parents=True)
+    busybox = shutil.which("busybox")
+    text = """
+bridges: {br0: 10.0.0.1/24}
+containers:
+  user: {namespaces: {user: true}}
+  time: {namespaces: {time: {boottime: 1d}}}
+  nest: {nesting: true}
+  alone: {init: false, command: [sleep, "1000"]}
+  web: {command: [python3, -I, -m, http.server, "80"], ready: {tcp: 80, timeout: 60s}}
+  pod: {namespaces: {net: "container:web"}}
+  all: {privileged: true}
+  tight: {read_only: true, files: {/etc/a: "{name}"}, volumes: ["data:/var/lib/x", "./layer:/layer:ro"],
+          tmpfs: ["/scratch:size=1m"], setup: ["ip link set eth0 txqueuelen 100"],
+          iptables: ["-A INPUT -j ACCEPT"]}
+links: [[user, br0], [time, br0], [nest, br0], [alone, br0], [web, br0], [all, br0], [tight, br0]]
+"""
+    if busybox is not None:
+        layer = alice.directory / "layer"
+        (layer / "bin").mkdir()
+        (layer / "etc").mkdir()
+        shutil.copy(busybox, layer / "bin/busybox")
+        (layer / "srv/mine").touch()
+        run("chown", "-R", f"{ALICE}:{ALICE}", str(layer))
+        run("tar", "-cf", str(alice.directory / "root.tar"), "-C", str(layer), ".")
+        text = text.replace("  pod:", "  tar: {rootfs: {layers: [root.tar, layer]}}\n  pod:")
+    lab = alice.write(text)
+    alice("up", lab)
+    assert float(alice("exec", "time", "cat", "/proc/uptime").stdout.split()[0]) > 86400
+    alice("exec", "user", "sh", "-c", "test $(readlink /proc/self/ns/user) && ip link set lo down")
+    alice("exec", "nest", "unshare", "-Urnm", "mount", "-t", "tmpfs", "none", "/tmp")
+    fetch = "import urllib.request as u; print(u.urlopen('http://web').status)"
+    assert alice("exec", "user", "python3", "-I", "-c", fetch).stdout == "200\n"
+    assert alice("exec", "pod", "ip", "-br", "-4", "address").stdout.count("10.0.0.") == 1
+    assert "null" in alice("exec", "all", "ls", "/dev").stdout.split()
+    script = "cat /etc/a; echo 1 > /var/lib/x/f; touch /scratch/f; ls /layer"
+    assert alice("exec", "tight", "sh", "-ec", script).stdout.startswith("tight")
+    for path in ("/b", "/etc/b", "/var/lib/b"):
+        assert "Read-only" in alice("exec", "tight", "touch", path, code=1).stderr
+    if busybox is not None:
+        listed = alice("exec", "tar", "/bin/busybox", "ls", "-ln", "/srv/mine").stdout
+        assert listed.split()[2] == "0", listed
+    assert alice("status", "--json").json()["drift"] == []
+    alice("down")
+
+
+def test_checks_and_scenarios(alice: Ordinary) -> None:
+    lab = alice.write(SWITCH + "checks: [reach: all]\nscenario: [link red lan down]\n")
+    alice("test", lab)
+    assert not alice.top.exists()
+
+
+# -- its end -------------------------------------------------------------------------------------
+
+
+def test_with_the_first_process_everything_ends(alice: Ordinary) -> None:
+    alice("up", alice.write(RED_BLUE.replace("  red:\n", "  red: {command: [sleep, '1000']}\n")))
+    pids = [alice.pid("red"), alice.pid("blue")]
+    os.kill(alice.holder("lab"), signal.SIGKILL)
+    until(lambda: not any(_runs(pid) for pid in pids), "the end of both containers", 60)
+    gone = alice("exec", "red", "true", code=125).stderr
+    assert "lab has ended" in gone or "no lab is up" in gone
+    assert alice("ls", "--json").json() == []
+    assert not alice.top.exists()
+    alice("up", "lab.yaml")
+    alice("exec", "red", "ping", "-c1", "-W1", "blue")
+    alice("down")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+KILLED = """
+import sys
+from netns_orch import lab
+from netns_orch.cli import rootless
+from support.faults import Fault
+with rootless.command():
+    topology = lab.load("lab.yaml")
+    rootless.settle(topology, building=False)
+    lab.up(topology, step=Fault(int(sys.argv[1]), "kill"))
+"""
+
+
+def test_killed_anywhere_down_leaves_nothing(alice: Ordinary) -> None:
+    alice.write(RED_BLUE)
+    for step in (1, 4, 8):
+        done = alice.python(KILLED, str(step))
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert alice.top.exists(), "or nothing was begun"
+        alice("down", "lab")
+        assert not alice.top.exists()
+
+
+def test_what_fails_is_rolled_back_with_its_namespaces(alice: Ordinary) -> None:
+    lab = alice.write(RED_BLUE.replace("  red:\n", "  red: {setup: ['exit 3']}\n"))
+    assert "exited 3" in alice("up", lab, code=1).stderr
+    assert not alice.top.exists()
+
+
+# -- users apart ---------------------------------------------------------------------------------
+
+
+def test_two_users_at_once(user: Callable[[int], Ordinary]) -> None:
+    """Neither can see, enter or stop the other's; nor does root's netorch take them for its own."""
+    alice, bob = user(ALICE), user(BOB)
+    started = [each.start("up", each.write(RED_BLUE)) for each in (alice, bob)]
+    for process in started:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+    for each in (alice, bob):
+        assert len(each("ls", "--json").json()) == 1
+        each("exec", "red", "ping", "-c1", "-W1", "blue")
+    bob("down", "--all")
+    pid, holder = alice.pid("red"), alice.holder("lab")
+    theirs = {"XDG_RUNTIME_DIR": str(alice.runtime)}
+    for words in (["exec", "red", "true"], ["ps"], ["status", "lab"]):
+        assert bob(*words, code=None).code != 0
+        assert bob(*words, code=None, environment=theirs).code != 0
+    bob("down", "lab", environment=theirs)
+    for number in (pid, holder):
+        assert bob.run("kill", "-9", str(number)).returncode != 0
+        assert bob.run("nsenter", "-t", str(number), "-U", "-n", "true").returncode != 0
+        assert bob.run("ls", f"/proc/{number}/root/").returncode != 0
+    assert bob.run("ls", str(alice.top)).returncode != 0
+    alice("exec", "red", "ping", "-c1", "-W1", "blue")
+    alice("down")
+
+
+def test_without_a_run_directory_one_in_tmp(alice: Ordinary, base: Path) -> None:
+    """It is made safely: one that somebody else made there first is refused."""
+    there = Path(f"/tmp/netorch-{ALICE}")
+    nowhere = {"XDG_RUNTIME_DIR": ""}
+    lab = alice.write(SWITCH)
+    there.mkdir()
+    try:
+        refused = alice("up", lab, code=1, environment=nowhere).stderr
+        assert f"{there} is not a directory of yours alone" in refused and "XDG_RUNTIME_DIR" in refused
+        assert "sudo " in refused
+    finally:
+        there.rmdir()
+    alice("up", lab, environment=nowhere)
+    assert stat.S_IMODE(there.stat().st_mode) == 0o700
+    alice("exec", "red", "ping", "-c1", "-W1", "10.0.0.2", environment=nowhere)
+    alice("down", environment=nowhere)
+    assert not there.exists()
+
+
+# -- what it can't have, and what it needs for what ------------------------------------------------
+
+
+def test_what_only_root_can_have(alice: Ordinary) -> None:
+    text = "bridges: {lan: {}}\ncontainers:\n  a: {resources: {memory: 100M, cpus: 0.5}}\n"
+    lab = alice.write(f"{text}links: [[a, lan], [lan, 'host:eth0']]\n")
+    said = alice("up", lab, code=2).stderr
+    assert "`memory` can't be had: the cgroup controller memory is not delegated to this user" in said
+    assert "lab.yaml:3:27  containers.a.resources.memory" in said
+    assert "`cpus` can't be had" in said and "user@.service.d" in said and "Delegate=" in said
+    assert "the host's interface eth0 can't be plugged into a rootless lab" in said
+    assert "lab.yaml:4:" in said
+    assert said.count("run it as root: sudo ") == 1
+    assert alice("validate", lab, code=2).stderr.count("can't be had") == 2
+    alice.write("containers: {a: {user: '1000', command: sleep 1000}}\n")
+    said = alice("up", code=1).stderr
+    assert "user 1000 has no id in this lab" in said and "lab.yaml:1:" in said and "/etc/subuid" in said
+
+
+def test_user_namespaces_forbidden_says_how_to_mend_it(alice: Ordinary) -> None:
+    """In a user namespace around it, in which nobody may make another."""
+    alice.write(SWITCH)
+    script = 'read mapped && echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    around = subprocess.Popen(
+        ["unshare", "--user", "--keep-caps", "sh", "-c", script, "sh", *alice.argv("up")],
+        cwd=alice.directory,
+        env=alice.environment,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    own = os.stat("/proc/self/ns/user").st_ino
+    until(lambda: os.stat(f"/proc/{around.pid}/ns/user").st_ino != own, "the namespace around it")
+    for kind in ("uid", "gid"):
+        Path(f"/proc/{around.pid}/{kind}_map").write_text(f"0 0 {ALICE + 1}\n")
+    _, said = around.communicate("mapped\n", timeout=60)
+    assert around.returncode == 1, said
+    assert "user.max_user_namespaces is 0" in said
+    assert "sysctl -w user.max_user_namespaces=" in said
+    assert "run it as root: sudo " in said and " -m netns_orch up" in said
+
+
+def test_subordinate_ids(alice: Ordinary, base: Path) -> None:
+    if shutil.which("newuidmap") is None or shutil.which("newgidmap") is None:
+        pytest.skip("newuidmap is not installed (apt-get install uidmap)")
+    text = f"{ALICE}:200000:65536\n"
+    users = Path("/etc/passwd").read_text() + f"alice:x:{ALICE}:{ALICE}::/:/bin/sh\n"
+    with covered({"/etc/subuid": text, "/etc/subgid": text, "/etc/passwd": users}, base):
+        alice.write(
+            "containers:\n"
+            "  a: {user: '1000:1000', command: 'id -u; echo x > /data/f; sleep 1000', tmpfs: [/srv],"
+            " volumes: ['data:/data'], setup: [chmod 777 /data]}\n"
+        )
+        alice("up")
+        pid = alice.pid("a")
+        assert Path(f"/proc/{pid}/uid_map").read_text().split() == [
+            "0",
+            f"{ALICE}",
+            "1",
+            "1",
+            "200000",
+            "65536",
+        ]
+        until(lambda: alice("logs", "a").stdout == "1000\n", "the user's id in the log")
+        assert alice("exec", "-u", "nobody", "a", "id", "-u").stdout == "65534\n"
+        # A file of a subordinate id is left: what cleans up must have that id.
+        os.kill(alice.holder("lab"), signal.SIGKILL)
+        assert alice("ls", "--json").json() == []
+        assert not alice.top.exists()
+
+
+# -- the outside ---------------------------------------------------------------------------------
+
+
+def test_closed_without_a_program_for_the_outside(alice: Ordinary) -> None:
+    said = alice("up", alice.write(SWITCH), environment={"PATH": "/nonexistent"}).stderr
+    assert "rootless; nothing goes out or in: " in said and "apt-get install passt" in said
+    alice("exec", "red", "ping", "-c1", "-W1", "10.0.0.2")
+    alice("down")
+
+
+@pytest.mark.parametrize("program", ["pasta", "slirp4netns"])
+def test_the_outside(alice: Ordinary, program: str) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(
+            f"{program} is not installed (apt-get install {'passt' if program == 'pasta' else program})"
+        )
+    said = alice("up", alice.write(RED_BLUE), environment=without(alice, program)).stderr
+    assert f"outside by {program}" in said
+    fetch = (
+        f"import urllib.request as u; print(u.urlopen('http://{outside.IPV4}', timeout=20).read().decode())"
+    )
+    seen = alice("exec", "red", "python3", "-I", "-c", fetch).stdout
+    assert f"you are {outside.HOST_ADDRESSES[0].partition('/')[0]}" in seen
+    # The host's own loopback is not the outside.
+    refused = alice("exec", "red", "python3", "-I", "-c", LOOPBACK, code=None)
+    assert refused.code == 1, str(refused)
+    alice("down")
+
+
+LOOPBACK = """
+import socket, sys
+for address in ("100.64.0.1", "100.64.0.2"):
+    try:
+        socket.create_connection((address, 7999), timeout=2)
+    except OSError:
+        continue
+    sys.exit(0)
+sys.exit(1)
+"""
+
+
+# -- cgroups -------------------------------------------------------------------------------------
+
+
+def test_a_delegated_cgroup_keeps_limits_and_pauses(alice: Ordinary) -> None:
+    position = next((each for each in cgroups.positions() if each.hierarchy == "unified"), None)
+    if position is None:
+        pytest.skip("no cgroup v2 here, and v1 is not safe to delegate")
+    own = position.directory / "delegated"
+    own.mkdir()
+    for path in (own, *(own / name for name in ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads"))):
+        os.chown(path, ALICE, ALICE)
+    limited = "pids" in (own / "cgroup.controllers").read_text().split()
+    try:
+        enter = ["sh", "-c", f'echo $$ > {own}/cgroup.procs && exec "$@"', "sh"]
+        alice.write(SWITCH.replace("red: ,", "red: {resources: {pids: 20}}," if limited else "red: ,"))
+
+        def within(*words: str) -> str:
+            done = subprocess.run(
+                [*enter, *alice.argv(*words)],
+                cwd=alice.directory,
+                env=alice.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        within("up")
+        assert {path.name for path in (own / "netorch").glob("lab.*/*") if path.is_dir()} == {"blue", "red"}
+        within("exec", "red", "true")
+        within("pause", "red")
+        assert json.loads(within("ps", "--json"))[0]["state"] == "paused"
+        within("unpause", "red")
+        assert json.loads(within("status", "--json"))["drift"] == []
+        if limited:
+            assert (next((own / "netorch").glob("lab.*/red")) / "pids.max").read_text() == "20\n"
+        within("down")
+        until(lambda: not [path for path in own.iterdir() if path.is_dir()], "its cgroups removed")
+    finally:
+        alice.end()
+        until(
+            lambda: not any(path.read_text() for path in own.glob("**/cgroup.procs")), "the end of all in it"
+        )
+        for path in sorted(own.glob("**/"), reverse=True):
+            path.rmdir()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import outside, snapshot
 from support.outer import run
-from support.runner import TOPOLOGIES, Netorch
+from support.runner import SECONDS, TOPOLOGIES, Netorch
 
 pytestmark = pytest.mark.kernel
 RED_BLUE = TOPOLOGIES / "red-blue.yaml"
@@ -43,15 +44,20 @@ def test_it_reaches_the_outside_by_nat(netorch: Netorch) -> None:
     netorch("down")
 
 
-def test_copies_side_by_side(netorch: Netorch) -> None:
+def test_ten_copies_side_by_side(netorch: Netorch) -> None:
+    """Brought up at once: in each the tiers answer, and those that must not reach one another do not."""
     before = snapshot.take()
-    names = [f"copy{number}" for number in range(6)]
-    started = [netorch.start("up", "--private", "--name", name, RED_BLUE) for name in names]
+    names = [f"copy{number}" for number in range(10)]
+    file = TOPOLOGIES / "three-tier.yaml"
+    started = [netorch.start("up", "--private", "--name", name, file) for name in names]
     for process in started:
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, stderr
-    for name in names:
-        netorch("exec", "--lab", name, "blue", "ping", "-c1", "-W1", "red")
+    with ThreadPoolExecutor(len(names)) as pool:  # they wait, most of the time
+        results = list(
+            pool.map(lambda name: netorch("test", "--json", "--lab", name, file, code=None), names)
+        )
+    assert [result.json()["passed"] for result in results] == [True] * 10, "\n".join(map(str, results))
     netorch("down", "--all")
     snapshot.assert_equal(before)
 

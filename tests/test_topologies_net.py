@@ -174,7 +174,7 @@ def test_ipv6_only(netorch: Netorch) -> None:
         for node in ("red", "blue", "edge", "far"):
             assert lab.sh(node, "ip -4 address show scope global; ip -4 route") == ""
         assert probes.http(lab, "far", "http://[fd53::2]/") == "six\n"
-        assert probes.tcp(lab, "blue", "red", 22) == "timeout"
+        assert probes.tcp(lab, "blue", "red", 8080) == "timeout"
         seen = outside.HOST_ADDRESSES[1].split("/")[0]
         assert probes.http(lab, "blue", f"http://[{outside.IPV6}]/") == f"you are {seen}\n"
         # The first is too big for the cable behind edge, which says so; the next comes in two pieces.
@@ -295,6 +295,18 @@ def test_frr_ospf(netorch: Netorch) -> None:
         netorch("up", lab.file)
         assert lab.sh("r1", "ip route show proto ospf") == before
         lab.ping("red", "10.61.9.2")
+
+
+def test_frr_ospf_failover(netorch: Netorch) -> None:
+    """The scenario measures both outages: where the dead-interval must pass, and where carrier is lost."""
+    file = netorch.write((TOPOLOGIES / "frr-ospf-failover.yaml").read_text(), "frr-ospf-failover.yaml")
+    can_run(netorch, file)
+    report = netorch("test", "--json", file, code=None)
+    (found,) = report.json()["files"]
+    assert found["state"] == "passed", str(report)
+    silent, seen = (step["figures"]["outage_ms"] for step in found["scenario"] if step["kind"] == "converges")
+    assert 2000 < silent < 15_000, "no hello for four seconds, of which one may have passed"
+    assert seen < silent
 
 
 def test_frr_bgp(netorch: Netorch) -> None:

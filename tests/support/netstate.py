@@ -24,7 +24,7 @@ def steady(value: Any) -> Any:
 
 
 _LATER = re.compile(
-    r" proto (ospf|bgp) |^nexthop via inet6 | dev wg0 |^(local )?fe80::\S+ dev \S+ .*proto kernel "
+    r" proto (ospf|bgp) |^nexthop via inet6 | dev wg0 |^((local|anycast) )?fe80::\S* dev \S+ .*proto kernel "
 )
 """Routes that appear some time later: a daemon's, those of link-local addresses that are no duplicates."""
 
@@ -99,4 +99,12 @@ def same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Name the first thing that differs."""
     assert found.keys() == wanted.keys()
     for node, what in ((node, what) for node, all_ in wanted.items() for what in all_):
-        assert found[node][what] == wanted[node][what], f"{what} of {node}"
+        one, other = found[node][what], wanted[node][what]
+        assert one == other, f"{what} of {node}: {_beyond(one, other)} for {_beyond(other, one)}"
+
+
+def _beyond(one: Any, other: Any) -> Any:
+    """What of a list or mapping is not in the other."""
+    if isinstance(one, dict):
+        return {key: value for key, value in one.items() if other.get(key) != value}
+    return [item for item in one if item not in other]

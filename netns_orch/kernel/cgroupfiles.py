@@ -110,6 +110,17 @@ def rmdir(path: str) -> None:
         os.rmdir(path)
 
 
+def is_removed(path: str) -> bool:
+    """Remove a cgroup where that takes no more than to ask: nothing is in it, nor below it."""
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            return error.errno == errno.ENOENT
+        return False
+    return True
+
+
 def remove_tree(path: str, deadline: float) -> None:
     """Remove a container's cgroup and those it made below; waits while processes in it are dying."""
     remove_below(path, deadline)

@@ -137,8 +137,11 @@ def _cpus_v1(limits: Cgroup) -> list[Write]:
 
 
 def _read_cpus_v1(read: Read) -> tuple[Any, ...]:
-    quota, period = read("cpu.cfs_quota_us"), read("cpu.cfs_period_us")
-    if quota is None or period is None or int(quota) < 0:
+    quota = read("cpu.cfs_quota_us")
+    if quota is None or int(quota) < 0:
+        return (None,)
+    period = read("cpu.cfs_period_us")
+    if period is None:
         return (None,)
     return (int(quota) / int(period),)
 

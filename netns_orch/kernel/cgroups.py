@@ -54,6 +54,8 @@ class Hierarchies:
         self.v2 = next((hierarchy for hierarchy in found if hierarchy.version == 2), None)
         self.all = [*self.v1, *([self.v2] if self.v2 else [])]
         self._labs: dict[tuple[str, str], list[tuple[Hierarchy, str]]] = {}
+        self._found: dict[tuple[str, str], list[tuple[Hierarchy, str]]] = {}
+        """The directories of a lab: made or completed by us; found."""
         self._switched: dict[tuple[str, str], set[str]] = {}
         """v2 controllers that were asked for already; those only useful perhaps in vain."""
         self.filters_devices = True
@@ -233,28 +235,22 @@ class Hierarchies:
         the mark, or, where that is lost, in ``desired`` (by key).
         """
         directories = self._find_lab(lab, id)
-        names: dict[str, None] = {}
-        for _, directory in directories:
-            names.update(dict.fromkeys(trees.children(directory)))
-        return {name: self._observe(directories, name, desired or {}) for name in sorted(names)}
-
-    def _observe(
-        self, directories: Sequence[tuple[Hierarchy, str]], name: str, desired: Mapping[str, Resource]
-    ) -> Cgroup:
-        made = [(hierarchy, f"{directory}/{name}") for hierarchy, directory in directories]
-        mark = files.mark(made[-1][1])
-        complete = mark is not None and len(made) == len(self.all) and all(os.path.isdir(p) for _, p in made)
-        if not complete:
-            return Cgroup(container=name, intact=False)
-        asked = _asked(mark or "", name, desired)
-        fields: dict[str, Any] = {}
-        for group in cgrouplimits.groups(self.version_of):
-            directory = next((p for h, p in made if group.controller in h.controllers), None)
-            if directory is not None:
-                fields.update(zip(group.fields, writes.observed_group(directory, group, asked), strict=True))
-        return Cgroup(
-            container=name, privileged_devices=asked.privileged_devices, devices=asked.devices, **fields
-        )
+        names = [frozenset(trees.children(directory)) for _, directory in directories]
+        whole = names[0].intersection(*names) if len(names) == len(self.all) else frozenset[str]()
+        placed = [
+            (group, directory)
+            for group in cgrouplimits.groups(self.version_of)
+            for hierarchy, directory in directories
+            if group.controller in hierarchy.controllers
+        ]
+        found = {}
+        for name in sorted(frozenset[str]().union(*names)):
+            mark = files.mark(f"{directories[-1][1]}/{name}") if name in whole else None
+            if mark is None:
+                found[name] = Cgroup(container=name, intact=False)
+            else:
+                found[name] = _limits(placed, name, _asked(mark, name, desired or {}))
+        return found
 
     def _find_lab(self, lab: str, id: str) -> list[tuple[Hierarchy, str]]:
         """The lab's marked directory in each hierarchy that has one: at own position, else anywhere."""
@@ -268,7 +264,10 @@ class Hierarchies:
         return found
 
     def _lab(self, lab: str, id: str) -> list[tuple[Hierarchy, str]]:
-        return self._labs.get((lab, id)) or self._find_lab(lab, id)
+        key = (lab, id)
+        if not self._labs.get(key) and not self._found.get(key):
+            self._found[key] = self._find_lab(lab, id)
+        return self._labs.get(key) or self._found[key]
 
     def processes(self, lab: str, id: str, container: str) -> list[int]:
         """Pids (of the host) of everything in a container, cgroups of its own below it included."""
@@ -302,8 +301,12 @@ class Hierarchies:
     # -- stopping ------------------------------------------------------------------------------------
 
     def kill_all(self, lab: str, id: str, container: str) -> None:
-        """SIGKILL to everything in a container, frozen or not; returns when all of it is gone."""
-        made = [(h, f"{directory}/{container}") for h, directory in self._lab(lab, id)]
+        """SIGKILL to everything in a container, frozen or not; returns when all of it is gone.
+
+        A process is in all hierarchies at once, so one of them tells; what somebody has moved out of that one
+        by hand keeps its cgroup from being removed, and is found then.
+        """
+        made = [(h, f"{directory}/{container}") for h, directory in self._lab(lab, id)][-1:]
         deadline = time.monotonic() + _EMPTY_TIMEOUT
         thawed = False
         while pids := _all_pids(made):
@@ -325,7 +328,8 @@ class Hierarchies:
 
     def frozen(self, lab: str, id: str, container: str) -> bool:
         """Whether a container is frozen, or freezing."""
-        return any(is_frozen(f"{directory}/{container}") for _, directory in self._lab(lab, id))
+        able = (d for h, d in self._lab(lab, id) if h.version == 2 or "freezer" in h.controllers)
+        return any(is_frozen(f"{directory}/{container}") for directory in able)
 
     def _freeze(self, lab: str, id: str, container: str, frozen: bool) -> None:
         made = {h: f"{directory}/{container}" for h, directory in self._lab(lab, id)}
@@ -371,8 +375,11 @@ class Hierarchies:
             deadline = time.monotonic() + _EMPTY_TIMEOUT
             for _, directory in directories:
                 for name in trees.children(directory) if names is None else names:
-                    files.remove_tree(f"{directory}/{name}", deadline)
+                    if not files.is_removed(f"{directory}/{name}"):
+                        _kill(files.pids_below(f"{directory}/{name}"))
+                        files.remove_tree(f"{directory}/{name}", deadline)
             self._labs.pop((lab, id), None)
+            self._found.pop((lab, id), None)
             self._switched.pop((lab, id), None)
             for hierarchy, directory in directories:
                 tree.remove_lab(hierarchy, directory)
@@ -391,6 +398,17 @@ class Hierarchies:
 def _paths(made: Sequence[tuple[Hierarchy, str]]) -> Paths:
     v2 = next((path for hierarchy, path in made if hierarchy.version == 2), None)
     return {"v1": [path for hierarchy, path in made if hierarchy.version == 1], "v2": v2}
+
+
+def _limits(placed: Sequence[tuple[cgrouplimits.Group, str]], name: str, asked: Cgroup) -> Cgroup:
+    """The limits of a container as they are; ``placed``: each group and the lab's directory that has it."""
+    fields: dict[str, Any] = {}
+    for group, directory in placed:
+        found = writes.observed_group(f"{directory}/{name}", group, asked)
+        fields.update(zip(group.fields, found, strict=True))
+    return Cgroup(
+        container=name, privileged_devices=asked.privileged_devices, devices=asked.devices, **fields
+    )
 
 
 def _asked(mark: str, name: str, desired: Mapping[str, Resource]) -> Cgroup:

@@ -162,11 +162,12 @@ class LabKernel:
         ``owned`` is what netorch is known to have made where the kernel object itself can't show it.
         """
         abouts = {name: about for name in self._container_names(owned) if (about := self.container(name))}
+        cgroups = list(self._observe_cgroups(desired, owned))
         inside = [
             *self._observe_roots(),
-            *self._observe_cgroups(desired, owned),
+            *cgroups,
             *self._observe_containers(abouts, owned),
-            *self._observe_strays(abouts, desired),
+            *self._observe_strays(cgroups, abouts, desired),
             *self._observe_names(),
         ]
         if self.private and self._place is None:
@@ -255,9 +256,11 @@ class LabKernel:
         status = self.directory.read_json(f"c/{name}/status") or {}
         return status.get("state") == "exited" and (status.get("exit_code") or 0) > 128
 
-    def _observe_strays(self, abouts: Mapping[str, Any], desired: State) -> Iterator[Container]:
+    def _observe_strays(
+        self, cgroups: Iterable[Cgroup], abouts: Mapping[str, Any], desired: State
+    ) -> Iterator[Container]:
         """Containers that no file tells of any more: processes in a cgroup that bears our mark."""
-        for name in (cgroup.container for cgroup in self._observe_cgroups(desired)):
+        for name in (cgroup.container for cgroup in cgroups):
             known = name in abouts or f"container {name}" in desired
             if not known and self._cgroups.processes(self.name, self.id, name):
                 yield Container(name=name, digest="")

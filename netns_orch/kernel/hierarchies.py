@@ -139,6 +139,8 @@ def _known(names: frozenset[str]) -> frozenset[str]:
 def children(directory: str | int) -> list[str]:
     """The names of the cgroups below one, sorted; none where it is gone."""
     try:
+        if os.stat(directory).st_nlink == 2:  # itself and its name: one more for each directory inside
+            return []
         with os.scandir(directory) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     except OSError:

@@ -12,7 +12,7 @@ import pytest
 from support import outside, probes, snapshot
 from support.features import ABOUT_NETWORKS
 from support.outer import TestHost, run
-from support.runner import TOPOLOGIES, Lab, Netorch, Result
+from support.runner import SECONDS, TOPOLOGIES, Lab, Netorch, Result
 from support.waiting import until
 
 pytestmark = pytest.mark.kernel
@@ -198,6 +198,68 @@ class TestDryRun:
         assert netorch("up", "--dry-run").stdout == netorch("plan").stdout
 
 
+CONNECTED = """
+bridges: {br0: 10.0.0.1/24}
+containers:
+  red:
+  green:
+  blue:
+    command: [python3, -I, /srv/echo.py]
+    ready: {tcp: 9, timeout: 60s}
+    files:
+      /srv/echo.py: |
+        import socketserver
+        class Echo(socketserver.BaseRequestHandler):
+            def handle(self):
+                while data := self.request.recv(65536):
+                    self.request.sendall(data)
+        socketserver.ThreadingTCPServer(("", 9), Echo).serve_forever()
+links:
+  - [red: 10.0.0.2/24, br0]
+  - [blue: 10.0.0.3/24, br0]
+  - [green: 10.0.0.4/24, br0]
+  - {endpoints: [red:cable: 10.1.0.1/30, blue:cable: 10.1.0.2/30], rate: 20mbit}
+"""
+CLIENT = """
+import socket, sys, threading
+idle = socket.create_connection(("10.0.0.3", 9), 60)
+stream = socket.create_connection(("10.1.0.2", 9), 60)
+def echo(connection, data):
+    connection.sendall(data)
+    heard = b""
+    while len(heard) < len(data):
+        more = connection.recv(65536)
+        assert more, "closed"
+        heard += more
+    assert heard == data
+said = threading.Event()
+rounds = 0
+def run():
+    global rounds
+    while rounds < 20 or not said.is_set():
+        echo(stream, rounds.to_bytes(8, "big") * 2000)
+        rounds += 1
+    for _ in range(20):
+        echo(stream, b"after" * 2000)
+    print("the stream goes on")
+streaming = threading.Thread(target=run)
+streaming.start()
+print("open")
+sys.stdin.readline()
+echo(idle, b"still there")
+print("the idle one answers")
+said.set()
+streaming.join()
+"""
+
+
+def _delay(netorch: Netorch) -> str:
+    """Where the kernel has netem, a delay is set as well."""
+    text = "containers: {a: , b: }\nlinks: [{endpoints: [a: 10.9.0.1/30, b: 10.9.0.2/30], delay: 2ms}]\n"
+    valid = netorch("validate", netorch.write(text, "delay.yaml"), code=None).code == 0
+    return ", delay: 2ms" if valid else ""
+
+
 class TestConverging:
     """``up`` on a running lab changes what differs, and nothing else."""
 
@@ -232,6 +294,25 @@ class TestConverging:
             assert processes_of(lab, "red") == own
             lab.ping("green", "red")
             lab.ping("red", "green")  # by name: the hosts file of a running container was brought up to date
+
+    def test_open_connections_live_through_it(self, netorch: Netorch) -> None:
+        """One that is idle, and one that streams over the very cable that is changed."""
+        with netorch.lab(CONNECTED) as lab:
+            client = netorch.start("exec", "-i", "red", "python3", "-I", "-u", "-c", CLIENT)
+            assert client.stdin is not None and client.stdout is not None
+            assert client.stdout.readline() == "open\n", client.stderr
+            text = CONNECTED.replace("rate: 20mbit", f"rate: 40mbit{_delay(netorch)}")
+            text = text.replace("  green:\n", "  green: {iptables: [-A INPUT -p tcp -j DROP]}\n  third:\n")
+            lab.file.write_text(text.replace("links:\n", "links:\n  - [third, br0]\n"))
+            done = netorch("up", "--json", lab.file).json()
+            assert done["changes"] > 3
+            client.stdin.write("now\n")
+            client.stdin.flush()
+            answers = client.stdout.read()
+            assert client.wait(timeout=SECONDS) == 0, client.stderr.read() if client.stderr else ""
+            assert answers == "the idle one answers\nthe stream goes on\n"
+            lab.ping("third", "red")
+            assert netorch("status", "--json").json()["drift"] == []
 
     def test_a_removed_container_leaves_the_others_running(self, netorch: Netorch) -> None:
         with netorch.lab(RED_BLUE) as lab:

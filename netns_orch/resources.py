@@ -783,3 +783,5 @@ class HostFacts:
     """Of the paths that were asked about."""
     rootless: bool = False
     """Whether an ordinary user asks: nothing of this is the host's own."""
+    outside: bool = True
+    """For him: whether a program is installed that leads out of his labs, and ports of the host into them."""

@@ -212,11 +212,14 @@ def test_an_address_that_the_host_has_not() -> None:
     assert problem.hint == "it has 192.0.2.1"
 
 
-def test_a_rootless_lab_can_not_publish() -> None:
+def test_a_rootless_lab_publishes_by_a_program_alone() -> None:
     topology = small("80:80")
-    facts = HostFacts(features=graph.features_needed(wired(topology)), rootless=True)
-    (problem,) = graph.check_host(wired(topology), facts)[0]
+    features = graph.features_needed(wired(topology))
+    (problem,) = graph.check_host(
+        wired(topology), HostFacts(features=features, rootless=True, outside=False)
+    )[0]
     assert isinstance(problem, NotRootless) and problem.where == at(1)
+    assert graph.check_host(wired(topology), HostFacts(features=features, rootless=True))[0] == []
 
 
 def test_a_private_lab_is_led_to_by_the_uplink() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from support import cgroups, outside
 from support.ordinary import Ordinary, as_user, covered, python
-from support.outer import run
+from support.outer import TestHost, run
 from support.runner import TOPOLOGIES
 from support.waiting import until
 
@@ -83,11 +84,12 @@ def interfaces() -> list[str]:
 def without(alice: Ordinary, *programs: str) -> dict[str, str]:
     """An environment where only these programs are on PATH."""
     directory = alice.directory / f"bin-{'-'.join(programs)}"
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     for name in programs:
         found = shutil.which(name)
         assert found is not None
-        (directory / name).symlink_to(found)
+        if not (directory / name).exists():
+            (directory / name).symlink_to(found)
     return {"PATH": str(directory)}
 
 
@@ -383,27 +385,44 @@ def test_closed_without_a_program_for_the_outside(alice: Ordinary) -> None:
 
 
 @pytest.mark.parametrize("program", ["pasta", "slirp4netns"])
-def test_the_outside(alice: Ordinary, program: str) -> None:
+def test_the_outside(alice: Ordinary, outer: TestHost, program: str) -> None:
+    """Out and, by a published port, in; but the host's own loopback is not the outside."""
     if shutil.which(program) is None:
-        pytest.skip(
-            f"{program} is not installed (apt-get install {'passt' if program == 'pasta' else program})"
-        )
-    said = alice("up", alice.write(RED_BLUE), environment=without(alice, program)).stderr
+        package = "passt" if program == "pasta" else program
+        pytest.skip(f"{program} is not installed (apt-get install {package})")
+    lab = alice.write(PUBLISHED)
+    said = alice("up", lab, environment=without(alice, program)).stderr
     assert f"outside by {program}" in said
-    fetch = (
-        f"import urllib.request as u; print(u.urlopen('http://{outside.IPV4}', timeout=20).read().decode())"
-    )
-    seen = alice("exec", "red", "python3", "-I", "-c", fetch).stdout
-    assert f"you are {outside.HOST_ADDRESSES[0].partition('/')[0]}" in seen
-    # The host's own loopback is not the outside.
-    refused = alice("exec", "red", "python3", "-I", "-c", LOOPBACK, code=None)
-    assert refused.code == 1, str(refused)
+    seen = alice("exec", "web", "python3", "-I", "-c", FETCH, f"http://{outside.IPV4}").stdout
+    host = outside.HOST_ADDRESSES[0].partition("/")[0]
+    assert f"you are {host}" in seen
+    assert "lab.yaml" in outer.in_outside("python3", "-I", "-c", FETCH, f"http://{host}:18080")
+    assert "lab.yaml" in run("python3", "-I", "-c", FETCH, "http://127.0.0.1:18080")
+    with socket.create_server(("127.0.0.1", 7999)):
+        assert alice("exec", "web", "python3", "-I", "-c", LOOPBACK, code=None).code == 1
+
+    # Other ports on the running lab; a port of somebody else's is an error, and the lab stays as it was.
+    alice.write(PUBLISHED.replace("18080", "18081"))
+    alice("up", lab, environment=without(alice, program))
+    assert "lab.yaml" in run("python3", "-I", "-c", FETCH, "http://127.0.0.1:18081")
+    with socket.create_server(("", 18082)):
+        alice.write(PUBLISHED.replace("18080", "18082"))
+        refused = alice("up", lab, code=1, environment=without(alice, program)).stderr
+    assert "port 18082/tcp of the host can't be published" in refused and "lab.yaml:4:" in refused
+    assert "lab.yaml" in run("python3", "-I", "-c", FETCH, "http://127.0.0.1:18081")
     alice("down")
 
 
+PUBLISHED = """bridges: {br0: 10.0.0.1/24}
+containers:
+  web: {command: [python3, -I, -m, http.server, "80"], working_dir: /srv, ready: {tcp: 80, timeout: 60s},
+        files: {/srv/lab.yaml: ""}, ports: ["18080:80"]}
+links: [[web, br0]]
+"""
+FETCH = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=20).read().decode())"
 LOOPBACK = """
 import socket, sys
-for address in ("100.64.0.1", "100.64.0.2"):
+for address in ("100.64.0.1", "100.64.0.2", "10.0.0.1"):
     try:
         socket.create_connection((address, 7999), timeout=2)
     except OSError:

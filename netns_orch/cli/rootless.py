@@ -16,6 +16,7 @@ from netns_orch.errors import PermissionNeeded, UsageError
 from netns_orch.kernel import userdir
 
 if TYPE_CHECKING:
+    from netns_orch.kernel.outside import Port
     from netns_orch.labfile.model import Topology
 
 T = TypeVar("T")
@@ -53,10 +54,28 @@ def settle(topology: Topology, *, building: bool) -> None:
 
     here = founding.found(topology.name)
     _at_the_end.get().callback(here.leave)
+    ports = _ports(topology)
     if building:
-        outside.connect(here)
+        before = outside.published(here)
+        outside.connect(here, ports)
+        if before is not None and before != outside.published(here):
+            again = outside.prepared(here, before)
+            _at_the_end.get().push(lambda kind, *_: again(kind is not None))
     here.enter()
     topology.netns = "host"  # the realm stands in the host's place, whatever the file says
+
+
+def _ports(topology: Topology) -> list[Port]:
+    """The ports that lead into the realm; there, they are on all addresses."""
+    from netns_orch.kernel.outside import Port
+
+    found = []
+    for container in topology.containers.values():
+        for port in container.ports:
+            if port.host_address != "::1":  # which is refused later
+                found.append(Port(port.protocol, port.host_port, port.host_address, port.where))
+                port.host_address = None
+    return found
 
 
 def enter(lab: str, *, needed: bool = True) -> None:

@@ -244,12 +244,12 @@ def ports_wanted(wiring: Wiring) -> frozenset[tuple[str, int]]:
 
 
 def check_host(wiring: Wiring, facts: HostFacts, problems: Problems) -> None:
-    """Ports that somebody else has, and addresses that the host has not; any port without root's rights."""
+    """Ports that somebody else has, addresses that the host has not, rootless labs nothing leads into."""
     own = [] if wiring.topology.netns == "private" else [a.ip for a in wiring.addresses(HOST)]
     reported: set[object] = set()
     for port in wiring.published:
         problem: NetorchError | None
-        if facts.rootless:
+        if facts.rootless and not facts.outside:
             problem = _not_rootless(port)
         else:
             problem = _not_there(port, [*facts.addresses, *own]) or _taken(port, facts)
@@ -260,9 +260,10 @@ def check_host(wiring: Wiring, facts: HostFacts, problems: Problems) -> None:
 
 def _not_rootless(port: Published) -> NotRootless:
     return NotRootless(
-        f"{port} can't be published by a rootless lab: that takes rules in the host's own firewall",
+        f"{port} can't be published: an ordinary user needs pasta or slirp4netns for that",
         where=port.spec.where,
-        hint=f"leave `ports` out, and look from inside: netorch exec {port.container} ...",
+        hint="install one of them (`apt-get install passt`), or look from inside: "
+        f"netorch exec {port.container} ...",
     )
 
 

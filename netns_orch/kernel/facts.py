@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import ip_address
 
 from netns_orch.errors import KernelError
-from netns_orch.kernel import netfilter, realm
+from netns_orch.kernel import netfilter, outside, realm
 from netns_orch.resources import HostFacts, HostPath
 
 LINK_KINDS = frozenset({"bridge", "veth", "vlan", "vxlan", "bond", "vrf", "dummy", "macvlan", "wireguard"})
@@ -73,6 +73,7 @@ def host_facts(
         features=features(frozenset(want)),
         upstream_dns=upstream_dns(),
         rootless=realm.inside() is not None,
+        outside=outside.program() is not None or outside.installed(),
     )
 
 

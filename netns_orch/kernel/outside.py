@@ -17,15 +17,19 @@ import sys
 if __name__ == "__main__":  # -I leaves only the standard library on the path
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
+import errno
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from netns_orch.errors import KernelError
+from netns_orch.errors import KernelError, Where
 from netns_orch.kernel import realm
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.realm import Realm
@@ -43,7 +47,7 @@ _WORDS = {
         *("--foreground", "--config-net", "--netns-only", "--no-map-gw", "--ns-ifname", INTERFACE),
         *("--address", ADDRESS, "--netmask", str(PREFIX), "--gateway", GATEWAY),
         *("--address", ADDRESS6, "--gateway", GATEWAY6),
-        *("--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"),
+        *("--tcp-ns", "none", "--udp-ns", "none"),
     ],
     "slirp4netns": [
         *("--configure", "--mtu=65520", "--disable-host-loopback", "--disable-dns", "--netns-type=path"),
@@ -52,10 +56,40 @@ _WORDS = {
 }
 
 
+class Port(NamedTuple):
+    """A port of the host that leads into the realm, to the port of the same number."""
+
+    protocol: str
+    number: int
+    address: str | None
+    """The host's; None: all of them."""
+    where: Where | None = None
+
+    @property
+    def key(self) -> list[Any]:
+        """As it is written down."""
+        return [self.protocol, self.number, self.address]
+
+
 def program() -> str | None:
     """The program that leads out of the realm that this process is in; None: none does."""
     about = _about(_SIGN)
     return str(about["program"]) if about else None
+
+
+def installed() -> bool:
+    """Whether there is a program that could."""
+    return any(shutil.which(name) for name in _WORDS)
+
+
+def published(here: Realm) -> list[Port] | None:
+    """The ports that lead into a realm, seen from outside; None: no program runs there."""
+    about = _about(_sign(here))
+    return None if about is None else [Port(*row) for row in about["ports"]]
+
+
+def _sign(here: Realm) -> str:
+    return f"{here.directory}/run/{os.path.basename(_SIGN)}"
 
 
 def _about(path: str) -> dict[str, Any] | None:
@@ -67,26 +101,63 @@ def _about(path: str) -> dict[str, Any] | None:
     return about if realm.start_time(about["pid"]) == about["start_time"] else None
 
 
-def connect(here: Realm) -> None:
-    """Lead out of a realm by the first program that is installed, unless one does already.
+def connect(here: Realm, ports: Sequence[Port]) -> None:
+    """Lead out of a realm, and these ports of the host into it, by the first program that is installed.
 
-    For a process that has not entered it.  Without any of them, nothing is done.
+    For a process that has not entered it.  One that does just that already stays; without any, nothing is
+    done.  KernelError where a port is somebody else's.
     """
-    sign = f"{here.directory}/run/{os.path.basename(_SIGN)}"
-    if _about(sign) is not None:
+    sign, keys = _sign(here), [port.key for port in ports]
+    about = _about(sign)
+    if about is not None and about["ports"] == keys:
         return
+    _check([port for port in ports if about is None or port.key not in about["ports"]])
+    if about is not None:
+        _stop(about)
     for name in _WORDS:
         if path := shutil.which(name):
-            pid = _start(here, name, path)
-            about = {"program": name, "pid": pid, "start_time": realm.start_time(pid)}
+            pid = _start(here, name, path, ports)
+            about = {"program": name, "pid": pid, "start_time": realm.start_time(pid), "ports": keys}
             Path(sign).write_text(json.dumps(about), "ascii")
             return
 
 
-def _start(here: Realm, name: str, path: str) -> int:
+def _stop(about: dict[str, Any]) -> None:
+    pidfd = sc.pidfd_open(about["pid"])
+    with suppress(ProcessLookupError):
+        sc.pidfd_send_signal(pidfd, signal.SIGTERM)
+    realm.wait_for(pidfd)
+    os.close(pidfd)
+
+
+def _check(ports: Iterable[Port]) -> None:
+    """Whether this user may listen there, and nobody else does."""
+    for port in ports:
+        kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
+        family = socket.AF_INET6 if ":" in (port.address or "") else socket.AF_INET
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, port.protocol == "tcp")
+            try:
+                probe.bind((port.address or "", port.number))
+            except OSError as error:
+                hint = "sysctl net.ipv4.ip_unprivileged_port_start is the first port that is free to all"
+                raise KernelError(
+                    f"port {port.number}/{port.protocol} of the host can't be published: {error.strerror}",
+                    errno=error.errno,
+                    where=port.where,
+                    hint=hint if error.errno == errno.EACCES else None,
+                ) from error
+
+
+def _start(here: Realm, name: str, path: str, ports: Sequence[Port]) -> int:
     holder = here.about["pid"]
     netns = f"/proc/{holder}/ns/net"
-    last = ["--netns", netns] if name == "pasta" else [netns, INTERFACE]
+    api = f"{here.directory}/api"
+    if name == "pasta":
+        last = [*_pasta_ports(ports, "tcp"), *_pasta_ports(ports, "udp"), "--netns", netns]
+    else:
+        Path(api).unlink(missing_ok=True)
+        last = ["--api-socket", api, netns, INTERFACE]
     log = f"{here.directory}/outside.log"
     words = [sys.executable, "-I", "-S", "-B", __file__, str(holder), log, path, *_WORDS[name], *last]
     done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
@@ -94,12 +165,64 @@ def _start(here: Realm, name: str, path: str) -> int:
         raise KernelError(f"{name} can't be started in the lab's namespaces", details=done.stderr.strip())
     pid = int(done.stdout)
     started, deadline = realm.start_time(pid), time.monotonic() + _PATIENCE
-    while not _has_route(holder):
+    while not (_has_route(holder) and (name == "pasta" or os.path.exists(api))):
         if realm.start_time(pid) != started or time.monotonic() > deadline:
             said = Path(log).read_text("utf-8", "replace").strip()
             raise KernelError(f"{name}, the way out of the lab, did not come up", details=said or None)
         time.sleep(0.005)
+    if name == "slirp4netns":
+        for port in ports:
+            _slirp_port(api, port)
     return pid
+
+
+def _pasta_ports(ports: Iterable[Port], protocol: str) -> list[str]:
+    found = [p for p in ports if p.protocol == protocol]
+    specs = [f"{port.address}/{port.number}" if port.address else str(port.number) for port in found]
+    return [word for spec in specs or ["none"] for word in (f"--{protocol}-ports", spec)]
+
+
+def _slirp_port(api: str, port: Port) -> None:
+    """slirp4netns(1), API socket; it knows IPv4 alone."""
+    arguments = {
+        "proto": port.protocol,
+        "host_addr": port.address or "0.0.0.0",
+        "host_port": port.number,
+        "guest_port": port.number,
+    }
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(_PATIENCE)
+        client.connect(api)
+        client.sendall(json.dumps({"execute": "add_hostfwd", "arguments": arguments}).encode())
+        client.shutdown(socket.SHUT_WR)
+        answer = json.loads(b"".join(iter(lambda: client.recv(65536), b"")))
+    if "error" in answer:
+        what = f"slirp4netns does not publish port {port.number}/{port.protocol}"
+        raise KernelError(what, where=port.where, details=str(answer["error"].get("desc")))
+
+
+def prepared(here: Realm, ports: Sequence[Port]) -> Callable[[bool], None]:
+    """Have a process ready outside that leads these ports into the realm again; whether, it is told last.
+
+    For a process that is about to enter, and then can't do it itself.
+    """
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(write)
+        try:
+            if os.read(read, 1) == b"y":
+                connect(here, ports)
+        finally:
+            os._exit(0)
+    os.close(read)
+
+    def tell(again: bool) -> None:
+        os.write(write, b"y" if again else b"n")
+        os.close(write)
+        os.waitpid(pid, 0)
+
+    return tell
 
 
 def _has_route(holder: int) -> bool:

@@ -73,10 +73,15 @@ def _is_dying(pid: int, pidfd: int) -> bool:
     """
     if os.path.exists(f"/proc/{pid}/ns/net"):
         return False
+    wait_for(pidfd)
+    return True
+
+
+def wait_for(pidfd: int) -> bool:
+    """Wait for the end of a process; whether it has ended."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    poll.poll(_END_TIMEOUT)
-    return True
+    return bool(poll.poll(_END_TIMEOUT))
 
 
 @contextmanager
@@ -183,9 +188,7 @@ class Realm:
         if self.pidfd >= 0:
             with suppress(ProcessLookupError):
                 sc.pidfd_send_signal(self.pidfd, _SIGKILL)
-            poll = select.poll()
-            poll.register(self.pidfd, select.POLLIN)
-            if not poll.poll(_END_TIMEOUT):
+            if not wait_for(self.pidfd):
                 raise KernelError(
                     f"the namespaces of lab {self.lab} did not end on SIGKILL", errno=errno.ETIMEDOUT
                 )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netns_orch import engine
-from netns_orch.errors import KernelError, LabFileError, NetorchError, UsageError, Where
+from netns_orch.errors import KernelError, LabFileError, NetorchError, PermissionNeeded, UsageError, Where
 from netns_orch.journal import Applied, Journal
 from netns_orch.kernel import outside, owners, realm, userdir
 from netns_orch.kernel.driver import LabKernel, host_id
@@ -154,6 +154,9 @@ def up(
     off.
     """
     started = time.monotonic()
+    if userdir.is_ordinary():
+        hint = "as an ordinary user: netorch up, netorch test"
+        raise PermissionNeeded("a program needs root to build labs of its own", hint=hint)
     wiring = _buildable(topology)
     kernel = LabKernel(topology.name)
     _refuse_other_file(topology, kernel.directory)

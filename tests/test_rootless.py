@@ -463,6 +463,8 @@ def test_a_delegated_cgroup_keeps_limits_and_pauses(alice: Ordinary) -> None:
         within("up")
         assert {path.name for path in (own / "netorch").glob("lab.*/*") if path.is_dir()} == {"blue", "red"}
         within("exec", "red", "true")
+        refused = alice("exec", "red", "true", code=125).stderr
+        assert "systemd-run --user --scope netorch" in refused, "from a cgroup that has none of his above it"
         within("pause", "red")
         assert json.loads(within("ps", "--json"))[0]["state"] == "paused"
         within("unpause", "red")

@@ -439,6 +439,10 @@ def _failure(program: Program, step: int, number: int) -> Refused:
 
 def _told(error: OSError) -> Refused:
     hint = "netorch needs root here" if error.errno in (errno.EPERM, errno.EACCES) else None
+    if error.errno == errno.EACCES:
+        from netns_orch.kernel import realm
+
+        hint = realm.SCOPE if realm.inside() else hint
     return Refused(f"can't enter the container: {error.strerror}", hint)
 
 

@@ -110,7 +110,8 @@ def _with_ids(function: Callable[[], None]) -> None:
         ours.close()
         _, status = os.waitpid(pid, 0)
     if status:
-        raise KernelError("the files of a lab that has ended can't be removed", hint=f"look at {userdir.top()}")
+        what = "the files of a lab that has ended can't be removed"
+        raise KernelError(what, hint=f"look at {userdir.top()}")
 
 
 def _make(here: Realm) -> None:
@@ -194,7 +195,8 @@ def refused(number: int, doing: str) -> PermissionNeeded | KernelError:
         except OSError:
             continue
         if there == value:
-            return PermissionNeeded(f"a rootless lab can't be made: {what}", hint=f"or allow it, as root: {how}")
+            hint = f"or allow it, as root: {how}"
+            return PermissionNeeded(f"a rootless lab can't be made: {what}", hint=hint)
     reason = os.strerror(number)
     if number in (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EUSERS):
         return PermissionNeeded(

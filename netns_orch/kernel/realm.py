@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 SIGN = "/run/.netorch-realm"
 """A file that is there inside a realm only: what ``holder.json`` says, and the lab's name."""
+SCOPE = (
+    "the lab's cgroups are delegated to you, but no process of this session may go there (cgroup-v2.rst, "
+    "Delegation Containment): systemd-run --user --scope netorch ..."
+)
 NAMESPACES = sc.CLONE_NEWUSER | sc.CLONE_NEWNS | sc.CLONE_NEWNET
 _SIGKILL = 9
 _END_TIMEOUT = 30_000

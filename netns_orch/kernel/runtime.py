@@ -263,12 +263,13 @@ def _order_json(order: CreateOrder, number: int) -> str:
 def _create_error(order: CreateOrder | None, message: Mapping[str, Any]) -> KernelError:
     number = message["errno"]
     reason = f": {os.strerror(number)}" if number else ""
+    hint = realm.SCOPE if number == errno.EACCES and realm.inside() else _HINTS.get(number or 0)
     who = f"container {order.name}" if order else "the process that forks containers"
     return KernelError(
         f"{who} could not {message['what']}{reason}",
         errno=number,
         where=order.where if order else None,
-        hint=_NOT_MAPPED if message["what"].startswith("map the ids") else _HINTS.get(number or 0),
+        hint=_NOT_MAPPED if message["what"].startswith("map the ids") else hint,
     )
 
 

@@ -74,6 +74,11 @@ def _command(arguments: list[str]) -> int:
     return run(arguments)
 
 
+_SHORT = ("ENOSPC", "EDQUOT", "EIO", "EROFS", "ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EBUSY", "EINTR")
+"""Errors of a machine that has not enough of something, or does not get to it; no mistake of netorch's."""
+_LOOK = "free(1), df(1), ulimit(1p) and dmesg(1) may tell what is short"
+
+
 def guarded(run: Callable[[], int], arguments: list[str], *, failed: int | None = None) -> int:
     """The exit code of ``run``; whatever it raises is told in a user's words on stderr.
 
@@ -155,10 +160,18 @@ def _wants_rights(error: NetorchError) -> NetorchError | None:
 def _internal(error: Exception) -> NetorchError:
     import errno
 
-    from netns_orch.errors import NetorchError
+    from netns_orch.errors import KernelError, NetorchError
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO) and error.filename is None:
         return NetorchError(f"can't write the output: {os.strerror(error.errno)}")
+    short = [getattr(errno, name) for name in _SHORT]
+    if isinstance(error, OSError) and error.errno is not None and error.errno in short:
+        about = f": {error.filename}" if error.filename else ""
+        return KernelError(
+            f"this machine refused: {os.strerror(error.errno)}{about}", errno=error.errno, hint=_LOOK
+        )
+    if isinstance(error, MemoryError) or str(error) == "can't start new thread":  # CPython's RuntimeError
+        return KernelError("this machine refused: no memory or no process is left", hint=_LOOK)
     what = f"internal error: {type(error).__name__}: {error}"
     return NetorchError(what, hint="please report it, with what NETORCH_DEBUG=1 in the environment adds")
 

@@ -348,7 +348,8 @@ def main(channel: int) -> None:
         zygote = Zygote(stream, host_facts(inherited))
     except OSError as error:
         answer = {"id": None, "errno": error.errno, "what": f"read the host's state ({error.strerror})"}
-        stream.sendall(json.dumps(answer).encode() + b"\n")
+        with suppress(OSError):  # the other side may have been killed meanwhile
+            stream.sendall(json.dumps(answer).encode() + b"\n")
         return
     sc.CommandLine(sc.arguments_area(), "netorch-zygote").set()
     init.note_signals()

@@ -111,6 +111,10 @@ def _traced(directory: Path, options: Sequence[str], words: Sequence[str | Path]
             # The first line is the command's own execve.
             until(lambda: _first(log) or strace.poll() is not None, "the first line of strace")
             hangs = not _wait(_first(log))
+        except BaseException:  # interrupted: without strace it would run on
+            if pid := _first(log):
+                os.kill(int(pid), signal.SIGKILL)
+            raise
         finally:
             strace.send_signal(signal.SIGTERM)
             try:

@@ -14,6 +14,7 @@ from support.runner import ROOT, SECONDS, TOPOLOGIES, Netorch
 from support.waiting import until
 
 from netns_orch.cli import guarded
+from netns_orch.kernel import rundir
 
 SAMPLE = [
     "up/KILL/move_mount/20",
@@ -51,6 +52,24 @@ def test_of_a_down_that_came_to_the_labs_own_cgroups_the_next_leaves_none(netorc
     labs[0].rmdir()
     netorch("down", "red-blue")
     assert not any(lab.exists() for lab in labs)
+
+
+class Killed(BaseException):
+    """Nothing is done any more."""
+
+
+@pytest.mark.kernel
+def test_a_run_netns_that_was_just_being_made_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    for _ in range(2):  # the second one finds what the first one left
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(os, "chmod", killed)
+            rundir.make_netns_directory()
+        assert os.listdir(rundir.NETNS) == []
+    rundir.remove_shared()
+    assert not os.path.exists(rundir.NETNS)
 
 
 @pytest.mark.parametrize(

@@ -203,11 +203,15 @@ def make_netns_directory() -> None:
             os.mkdir(NETNS, 0o755)
         except FileExistsError:
             refuse_others(NETNS)
-            return
+            if not _is_marked(RUN) or os.listdir(NETNS):
+                return
         os.chmod(NETNS, 0o755)
         with suppress(OSError):  # a /run without extended attributes keeps an empty directory
             os.setxattr(NETNS, _NETNS_MARK, b"made by netorch")
 
+        if not _is_marked(RUN) and not os.path.lexists(NETNS):
+            with suppress(OSError):  # a /run without extended attributes keeps an empty directory
+                os.setxattr(RUN, _NETNS_MARK, b"makes " + NETNS.encode())
 
 @contextmanager
 def _run_directory_held() -> Iterator[None]:
@@ -216,6 +220,15 @@ def _run_directory_held() -> Iterator[None]:
         try:
             os.makedirs(RUN, mode=0o700, exist_ok=True)
             refuse_others(RUN)
+            os.removexattr(RUN, _NETNS_MARK)
+
+
+def _is_marked(directory: str) -> bool:
+    try:
+        os.getxattr(directory, _NETNS_MARK)
+    except OSError:
+        return False
+    return True
             fd = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue  # the last lab's `down` removed it in between
@@ -242,8 +255,9 @@ def remove_shared() -> None:
 def is_ours_and_empty(directory: str) -> bool:
     """Whether a directory is there that netorch made, and nothing in it."""
     try:
-        os.getxattr(directory, _NETNS_MARK)
-        return not os.listdir(directory)
+        return (_is_marked(directory) or (directory == NETNS and _is_marked(RUN))) and not os.listdir(
+            directory
+        )
     except OSError:
         return False
 

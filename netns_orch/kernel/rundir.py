@@ -197,8 +197,14 @@ class LabDirectory:
 
 
 def make_netns_directory() -> None:
-    """Make /run/netns where nobody has yet, and remember that it is ours to remove (ip-netns(8))."""
+    """Make /run/netns where nobody has yet, and remember that it is ours to remove (ip-netns(8)).
+
+    At no instant it is there without a sign of whose it is: until it bears the mark, /run/netorch does.
+    """
     with _run_directory_held():
+        if not _is_marked(RUN) and not os.path.lexists(NETNS):
+            with suppress(OSError):  # a /run without extended attributes keeps an empty directory
+                os.setxattr(RUN, _NETNS_MARK, b"makes " + NETNS.encode())
         try:
             os.mkdir(NETNS, 0o755)
         except FileExistsError:
@@ -206,20 +212,8 @@ def make_netns_directory() -> None:
             if not _is_marked(RUN) or os.listdir(NETNS):
                 return
         os.chmod(NETNS, 0o755)
-        with suppress(OSError):  # a /run without extended attributes keeps an empty directory
+        with suppress(OSError):
             os.setxattr(NETNS, _NETNS_MARK, b"made by netorch")
-
-        if not _is_marked(RUN) and not os.path.lexists(NETNS):
-            with suppress(OSError):  # a /run without extended attributes keeps an empty directory
-                os.setxattr(RUN, _NETNS_MARK, b"makes " + NETNS.encode())
-
-@contextmanager
-def _run_directory_held() -> Iterator[None]:
-    """Hold /run/netorch, made where it is missing, while an entry of it is made or the last one goes."""
-    while True:
-        try:
-            os.makedirs(RUN, mode=0o700, exist_ok=True)
-            refuse_others(RUN)
             os.removexattr(RUN, _NETNS_MARK)
 
 
@@ -229,6 +223,15 @@ def _is_marked(directory: str) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def _run_directory_held() -> Iterator[None]:
+    """Hold /run/netorch, made where it is missing, while an entry of it is made or the last one goes."""
+    while True:
+        try:
+            os.makedirs(RUN, mode=0o700, exist_ok=True)
+            refuse_others(RUN)
             fd = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue  # the last lab's `down` removed it in between
@@ -253,7 +256,7 @@ def remove_shared() -> None:
 
 
 def is_ours_and_empty(directory: str) -> bool:
-    """Whether a directory is there that netorch made, and nothing in it."""
+    """Whether a directory is there that netorch made, or was just making, and nothing in it."""
     try:
         return (_is_marked(directory) or (directory == NETNS and _is_marked(RUN))) and not os.listdir(
             directory

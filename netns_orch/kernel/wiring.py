@@ -157,8 +157,8 @@ def _plug_in(
     local = visit.link_local(end.link_local, cable.mtu)
     isolated = True if end.isolated else None
     if cable.a.node == HOST:
-        # Of its own, before: the options of a port need its bridge, and the kernel switches a link on before it
-        # reads in the same message whether that is to have a link-local address (the other end may be up).
+        # Of its own, before: the options of a port need its bridge, and the kernel switches a link on before
+        # it reads in the same message whether that is to have a link-local address (the other end may be up).
         batch.add(messages.set_link(end.ifname, master=master, link_local=local), cable, "plug in")
         local = None
     batch.add(messages.set_link(end.ifname, up=up, link_local=local, isolated=isolated), cable, "plug in")

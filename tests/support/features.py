@@ -37,7 +37,7 @@ def can_run(netorch: Netorch, file: Path, *, programs: bool = True) -> None:
     """Skip the test where the kernel lacks what the lab file asks for, or a package is not installed."""
     package = PACKAGES.get(file.stem) if programs else None
     if package is not None and shutil.which(PROGRAMS[package], path=_PATH) is None:
-        pytest.skip(f"{file.name} needs the Debian package {package} (scripts/install-deps --optional)")
+        pytest.skip(f"{file.name} needs the Debian package {package} (scripts/install-deps)")
     for error in netorch("validate", "--json", file, code=None).json()["errors"]:
         if error["what"].startswith("this host lacks "):
             pytest.skip(error["what"])

@@ -268,6 +268,7 @@ def _possible(trees: Hierarchies, limits: Cgroup) -> Cgroup:
     return replace(limits, **dict.fromkeys(missing))
 
 
+@pytest.mark.vm
 @kernel
 class TestOnTheKernel:
     def test_a_cgroup_in_every_hierarchy_and_no_trace_after(self, trees: Hierarchies) -> None:

@@ -83,6 +83,7 @@ def test_the_example_capabilities(netorch: Netorch) -> None:
 # -- what they may use ---------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_half_a_cpu_is_half_a_cpu(netorch: Netorch) -> None:
     text = "containers: {hog: {command: 'while :; do :; done', resources: {cpus: 0.5, cpu_weight: 10000}}}"
     with netorch.lab(text):
@@ -109,6 +110,7 @@ containers:
 """
 
 
+@pytest.mark.vm
 def test_limits_are_kept_by_the_kernel_and_changed_in_place(netorch: Netorch) -> None:
     with netorch.lab(ALL_LIMITS):
         red, pid = Cgroups(netorch, "red"), row("red")["pid"]
@@ -144,6 +146,7 @@ def test_a_limit_changed_by_hand_is_drift_and_up_puts_it_back(netorch: Netorch) 
         netorch("status")
 
 
+@pytest.mark.vm
 def test_block_io_limits(netorch: Netorch) -> None:
     disk = next((path for path in map(_node, Path("/sys/block").iterdir()) if path), None)
     if disk is None:
@@ -166,6 +169,7 @@ def _node(block: Path) -> Path | None:
     return node if fits and int((block / "size").read_text()) else None
 
 
+@pytest.mark.vm
 def test_memory_high_where_the_host_has_it(netorch: Netorch) -> None:
     netorch.write("containers:\n  red:\n    resources:\n      memory_high: 50M\n")
     if on_v2("memory"):
@@ -177,6 +181,7 @@ def test_memory_high_where_the_host_has_it(netorch: Netorch) -> None:
     assert "lab.yaml:" in result.stderr and "hint: use `memory`" in result.stderr
 
 
+@pytest.mark.vm
 def test_the_oom_killer_takes_one_process_and_nothing_else(netorch: Netorch) -> None:
     text = """
     containers:
@@ -236,6 +241,7 @@ containers:
 """
 
 
+@pytest.mark.vm
 def test_a_fork_bomb_stays_within_its_limit(netorch: Netorch) -> None:
     with netorch.lab(BOMB) as lab:
         red = Cgroups(netorch, "red")

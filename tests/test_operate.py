@@ -84,6 +84,7 @@ def rows(lab: Lab) -> dict[str, dict[str, Any]]:
 
 
 class TestPause:
+    @pytest.mark.vm
     def test_stands_still_and_goes_on(self, lab: Lab) -> None:
         lab.sh("red", "(while :; do date +%s%N > /root/tick; sleep 0.02; done) > /dev/null 2>&1 &")
         lab.netorch("pause", "red")
@@ -260,6 +261,7 @@ class TestTop:
 
 
 class TestStats:
+    @pytest.mark.vm
     def test_once(self, lab: Lab) -> None:
         lab.sh("blue", "(while :; do :; done) > /dev/null 2>&1 &")
         lab.exec("red", "ping", "-qc3", "-i0.1", "10.0.0.3")

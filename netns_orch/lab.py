@@ -29,6 +29,7 @@ from netns_orch.resources import (
     GROUP_LAST,
     Address,
     Cable,
+    Cgroup,
     Container,
     HostFacts,
     PublishedPort,
@@ -211,6 +212,8 @@ def remove(kernel: LabKernel, *, progress: Progress | None = None, step: engine.
     if private or lost:
         kernel.close()
         _remove_part(place_of(kernel), None, None)
+    if not observed.of(Cgroup):  # none of a container, but perhaps the lab's own that they were in
+        kernel.remove_cgroups()
     kernel.directory.remove()
     return observed
 

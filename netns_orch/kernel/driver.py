@@ -317,6 +317,10 @@ class LabKernel:
         for name, mac, group in intents:
             network.delete_unmarked(name, mac, group, nets=nets)
 
+    def remove_cgroups(self) -> None:
+        """Remove the lab's cgroups in every hierarchy, whatever is in them."""
+        self._cgroups.remove(self.name, self.id)
+
     def _stop(self, changes: Changes) -> None:
         from netns_orch.kernel import runtime
 

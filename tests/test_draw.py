@@ -246,6 +246,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert set(netorch("graph", "--json").json()) == {"name", "figures", "wires", "networks"}
     assert "expected text, mermaid" in netorch("graph", "--format", "png", code=2).stderr
     assert "can't write" in netorch("graph", "-o", "nowhere/lab.svg", code=2).stderr
+    assert "by the ending .png" in netorch("graph", "-o", "lab.png", code=2).stderr
 
 
 @pytest.mark.parametrize(

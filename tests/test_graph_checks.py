@@ -163,6 +163,18 @@ CASES: dict[str, tuple[Topology, str, tuple[int, int], str]] = {
         (1000, 5),
         "even",
     ),
+    "a loopback address on a cable": (
+        lab(link(end("red", "127.0.0.2/8"), "lan"), lan=bridge(), red=box()),
+        "127.0.0.2/8 is a loopback address",
+        (1000, 5),
+        "",
+    ),
+    "::1 on a bridge": (
+        lab(link("red", "br0"), br0=bridge("::1/64"), red=box()),
+        "::1/64 is a loopback address",
+        (10, 1),
+        "",
+    ),
     "outside the bridge's subnet": (
         lab(link(end("red", "10.1.0.7/24"), "br0"), br0=bridge("10.0.0.1/24"), red=box()),
         "10.1.0.7/24 is outside the subnet of bridge br0",
@@ -479,6 +491,19 @@ def test_mtu_mismatch_is_warned_of() -> None:
     found = warnings(link("red", "lan", mtu=9000), lan=bridge(), red=box())
     assert found == ["the link's MTU 9000 is not that of bridge lan, 1500"]
     assert not warnings(link("red", "lan"), lan=bridge(mtu=9000), red=box())
+
+
+def test_ends_of_a_straight_cable_in_different_subnets_are_warned_of() -> None:
+    def between(a: str, b: str) -> list[str]:
+        return warnings(link(end("red", a), end("blue", b)), red=box(), blue=box())
+
+    assert between("10.0.0.1/24", "10.0.1.2/24") == [
+        "10.0.0.1/24 and 10.0.1.2/24 at the ends of one cable are in different subnets"
+    ]
+    assert len(between("fd00::1/64", "fd01::2/64")) == 1
+    assert not between("10.0.0.1/16", "10.0.1.2/24")
+    assert not between("10.0.0.1/32", "10.0.1.2/32")
+    assert not between("10.0.0.1/24", "fd00::2/64")
 
 
 def test_a_container_that_nothing_reaches_is_warned_of() -> None:

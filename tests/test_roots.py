@@ -147,6 +147,7 @@ def test_killed_while_it_unpacks(netorch: Netorch) -> None:
         (one("{layers: [image, nowhere.tar]}"), "there is no {}/nowhere.tar", "3:13"),
         (one("./image", volumes=', "./nowhere:/x"'), "there is no {}/nowhere", "4:31"),
         (one("./image", "devices: [/dev/nowhere]"), "there is no /dev/nowhere", "5:15"),
+        (one("./image", "seccomp: nowhere.json"), "there is no {}/nowhere.json", "5:14"),
         (one("./image", 'devices: ["/usr:/dev/usr"]'), "/usr is a directory", "5:15"),
         (one("./image", "tmpfs: [/usr/]"), "/usr is mounted twice", "5:13"),
         (

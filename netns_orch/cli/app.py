@@ -193,11 +193,12 @@ def validate(
     file: FileWord = None,
     name: Name = None,
     var: Var = None,
+    private: Private = False,
     untrusted: Untrusted = False,
     json: Json = False,
 ) -> int:
     """Check a lab file, also against this host; build nothing."""
-    return labs.validate(labs.What(file, name, var, untrusted=untrusted), json=json)
+    return labs.validate(labs.What(file, name, var, private, untrusted), json=json)
 
 
 @app.command(

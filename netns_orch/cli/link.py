@@ -54,7 +54,10 @@ def link(words: Words, lab: LabOption = None, wait: Wait = None, json: Json = Fa
 def _parsed(words: list[str]) -> tuple[tuple[str, str | None], str, dict[str, str]]:
     at = next((n for n, word in enumerate(words) if n and word in ACTIONS), None)
     if at is None or at > 2:
-        raise UsageError("link wants one or two ends and an action", hint="netorch link red br0 down")
+        raise UsageError(
+            "link wants one or two ends and then an action",
+            hint=f"an action is {', '.join(ACTIONS)}: netorch link red br0 down",
+        )
     settings = dict(word.partition("=")[::2] for word in words[at + 1 :])
     action = words[at]
     if (action == "set") != bool(settings) or not all(settings.values()):

@@ -64,17 +64,32 @@ def graph(
     note(f"wrote {output}")
 
 
-_ENDINGS = {".mmd": "mermaid", ".dot": "dot", ".gv": "dot", ".svg": "svg", ".html": "html", ".txt": "text"}
+_ENDINGS = {
+    "": "text",
+    ".txt": "text",
+    ".mmd": "mermaid",
+    ".mermaid": "mermaid",
+    ".dot": "dot",
+    ".gv": "dot",
+    ".svg": "svg",
+    ".html": "html",
+}
 
 
 def _format(said: str | None, output: str | None) -> str:
     from netns_orch.views import GRAPH_FORMATS
 
-    by_ending = _ENDINGS.get(Path(output).suffix) if output else None
-    chosen = said or by_ending or "text"
-    if chosen not in GRAPH_FORMATS:
-        raise UsageError(f"--format {chosen}: no such format", hint=f"expected {', '.join(GRAPH_FORMATS)}")
-    return chosen
+    if said is None:
+        ending = Path(output or "").suffix
+        if ending not in _ENDINGS:
+            raise UsageError(
+                f"no format goes by the ending {ending}",
+                hint=f"say it with --format: {', '.join(GRAPH_FORMATS)}",
+            )
+        return _ENDINGS[ending]
+    if said not in GRAPH_FORMATS:
+        raise UsageError(f"--format {said}: no such format", hint=f"expected {', '.join(GRAPH_FORMATS)}")
+    return said
 
 
 def _speaks_unicode() -> bool:

@@ -68,6 +68,11 @@ class Addr(NamedTuple):
         """IPv6 link-local, fe80::/10 (RFC 4291)."""
         return self.family == 6 and self.value >> 118 == 0xFE80 >> 6
 
+    @property
+    def is_loopback(self) -> bool:
+        """127.0.0.0/8 (RFC 1122, 3.2.1.3) or ::1 (RFC 4291)."""
+        return self.value >> 24 == 127 if self.family == 4 else self.value == 1
+
     def __str__(self) -> str:
         return f"{self.ip}/{self.prefix}"
 

@@ -11,7 +11,7 @@ from itertools import chain
 
 from netns_orch.errors import Where
 from netns_orch.graph import roots
-from netns_orch.graph.addresses import Addr, Net, from_interface, from_network, given_out
+from netns_orch.graph.addresses import BITS, Addr, Net, from_interface, from_network, given_out
 from netns_orch.graph.names import NAME, Problems, nearest, place
 from netns_orch.graph.wiring import Cable, End, Segment, Virtual, WiredBridge, Wiring
 from netns_orch.labfile.model import HOST
@@ -140,6 +140,7 @@ def _addresses(wiring: Wiring, problems: Problems) -> None:
         for end in cable.ends:
             if end.kind == "container" and end.spec.addresses:
                 _in_subnet(wiring, cable, end, problems)
+        _apart(cable, problems)
 
 
 def _not_an_address(addr: Addr) -> str | None:
@@ -149,11 +150,36 @@ def _not_an_address(addr: Addr) -> str | None:
     if addr.family == 4 and not first <= addr.value <= last:
         which = "network" if addr.value == net.base else "broadcast"
         return f"is the {which} address of {net}"
-    if addr.family == 4 and (addr.value >> 28 == 0xE or addr.value == 0):
+    if addr.is_loopback:
+        return "is a loopback address, which no packet on a cable can have"
+    if addr.family == 4 and (addr.value >> 28 == 0xE or addr.value in (0, 0xFFFFFFFF)):
         return "is not an address that one interface can have"
     if addr.family == 6 and (addr.value >> 120 == 0xFF or addr.value == 0):
         return "is not an address that one interface can have"
     return None
+
+
+def _apart(cable: Cable, problems: Problems) -> None:
+    """A straight cable whose ends have subnets, and none in common; /32 and /128 are meant to need routes."""
+    a, b = cable.ends
+    if "bridge" in (a.kind, b.kind):
+        return
+    for family in (4, 6):
+        ours, theirs = (
+            [
+                addr
+                for addr in end.addresses
+                if addr.family == family and addr.prefix < BITS[family] and not addr.is_link_local
+            ]
+            for end in (a, b)
+        )
+        if not ours or not theirs or any(one.net.holds(family, two.value) for one in ours for two in theirs):
+            continue
+        problems.warn(
+            f"{ours[0]} and {theirs[0]} at the ends of one cable are in different subnets",
+            _address_place(b, theirs[0]),
+            "without a route to it, neither end reaches the other",
+        )
 
 
 def _in_subnet(wiring: Wiring, cable: Cable, end: End, problems: Problems) -> None:

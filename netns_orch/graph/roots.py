@@ -1,7 +1,7 @@
 """Roots and what is mounted into them: what a lab file may ask for, and whether the host has it.
 
-Owns: the checks of ``rootfs``, ``volumes``, ``tmpfs``, ``devices`` and ``files``, and which paths of the host
-they name.  Must not: look at the host itself.
+Owns: the checks of ``rootfs``, ``volumes``, ``tmpfs``, ``devices``, ``files`` and of the file that ``seccomp``
+names, and which paths of the host they name.  Must not: look at the host itself.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _WORDS = {"missing": "there is no {}", "device": "{} is a device", "other": "{} 
 _ASKS: dict[str, tuple[frozenset[str], str]] = {
     "layer": (frozenset({"directory", "file"}), "a layer is a directory or a tar file"),
     "volume": (frozenset({"directory", "file", "other"}), "a volume's source is on the host: make it first"),
+    "profile": (frozenset({"file"}), "seccomp is default, unconfined or the path of a profile in OCI JSON"),
     "device": (frozenset({"device"}), "`ls -l /dev` shows the host's devices, by a first letter of c or b"),
 }
 Mounted = model.Volume | model.Tmpfs | model.Device
@@ -56,6 +57,8 @@ def _asked(wiring: Wiring) -> Iterator[Asked]:
                 yield volume.source, "volume", volume.where or place(container, "volumes")
         for device in container.devices:
             yield device.source, "device", device.where or place(container, "devices")
+        if container.seccomp.startswith("/"):
+            yield container.seccomp, "profile", place(container, "seccomp")
 
 
 def check(wiring: Wiring, problems: Problems) -> None:

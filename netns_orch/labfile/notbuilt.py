@@ -15,8 +15,7 @@ from netns_orch.labfile.model import Topology
 Uses = Callable[[Any], object]
 
 _EXPORT = (
-    "docker export $(docker create IMAGE) > root.tar makes a root of it; "
-    "then unpack it and write `rootfs: DIRECTORY`"
+    "docker export $(docker create IMAGE) > root.tar makes a root of it; then write `rootfs: root.tar`"
 )
 
 CONTAINER: dict[str, tuple[Uses, str | None]] = {

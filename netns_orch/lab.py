@@ -198,6 +198,7 @@ def down(
     started = time.monotonic()
     kernel = LabKernel(name)
     if not kernel.directory.exists() and (userdir.is_ordinary() or not kernel.has_marks()):
+        tidy()
         return DownReport(name, 0, 0, time.monotonic() - started, found=False)
     with working(kernel, "down", wait), kernel.uninterrupted():
         observed = remove(kernel, progress=progress, step=step)
@@ -215,7 +216,17 @@ def remove(kernel: LabKernel, *, progress: Progress | None = None, step: engine.
     if not observed.of(Cgroup):  # none of a container, but perhaps the lab's own that they were in
         kernel.remove_cgroups()
     kernel.directory.remove()
+    if not observed.of(Cgroup):
+        tidy()
     return observed
+
+
+def tidy() -> None:
+    """Remove what is empty and no lab's: where no lab is up, nothing of netorch is there."""
+    from netns_orch.kernel import leftovers
+
+    if not userdir.is_ordinary():
+        leftovers.remove()
 
 
 @dataclass(frozen=True)

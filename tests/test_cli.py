@@ -116,6 +116,9 @@ class FakeLab:
     def labs(self) -> list[dict[str, Any]]:
         return self.rows
 
+    def tidy(self) -> None:
+        """Nothing is left over."""
+
     def lost_labs(self) -> list[dict[str, Any]]:
         return []
 

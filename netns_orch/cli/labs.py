@@ -105,6 +105,7 @@ def down(word: str | None, *, every: bool, wait: str | None, json: bool) -> int:
         return _down_all(patience, json=json)
     name = choose.down_name(word)
     if name is None:
+        lab.tidy()
         note("no lab is up")
         if json:
             out_json({"lab": None, "containers": 0, "links": 0, "seconds": 0.0, "found": False})
@@ -146,6 +147,8 @@ def _down_here(wait: float | None, *, json: bool) -> list[DownReport | None]:
         done.append(report)
         if not json:
             note(render.down_line(report))
+    if not done:
+        lab.tidy()
     return done
 
 

@@ -307,7 +307,10 @@ class LabKernel:
             "release": self._release,
             "unguard": self._guard,
         }
-        actions[phase](changes)
+        try:
+            actions[phase](changes)
+        except OSError as error:
+            raise _refused(phase, error) from error
 
     def sweep(self, intents: Iterable[tuple[str, str, int]]) -> None:
         """Remove links (name, MAC, group) that a killed run made and could not mark any more."""
@@ -797,6 +800,13 @@ def _only(changes: Changes, kind: type[R]) -> list[tuple[R | None, R | None]]:
 
 def _befores(changes: Changes, kind: type[R]) -> Iterator[R]:
     return (before for before, _ in changes if isinstance(before, kind))
+
+
+def _refused(phase: str, error: OSError) -> KernelError:
+    """A refusal that no room of the kernel's expected."""
+    about = f": {error.filename}" if error.filename else ""
+    what = f"{phase}: {error.strerror or error}{about}"
+    return KernelError(what, errno=error.errno, hint="dmesg(1), df(1) and ulimit(1p) may tell why")
 
 
 def _paused(process: Process) -> KernelError:

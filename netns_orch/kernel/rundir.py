@@ -102,11 +102,14 @@ class LabDirectory:
     def append(self, file: str, text: str) -> None:
         """Add to one file with a single write, so that a kill leaves whole lines but for the last."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(f"{self.path}/{file}", flags, 0o600)
         try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
+            fd = os.open(f"{self.path}/{file}", flags, 0o600)
+            try:
+                os.write(fd, text.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise KernelError(f"{self.path}/{file}: {error.strerror}", errno=error.errno) from error
 
     def lines(self, file: str) -> list[str]:
         """The whole lines of one file; a torn last one is left out."""
@@ -187,6 +190,9 @@ class LabDirectory:
                 os.makedirs(self.path, mode=0o700, exist_ok=True)
                 return os.open(f"{self.path}/lock", flags, 0o600)
             except OSError as error:
+                with suppress(OSError):  # what was just made and is empty
+                    os.rmdir(self.path)
+                _remove_shared_if_unused()
                 raise KernelError(f"{self.path}: {error.strerror}", errno=error.errno) from error
 
     def remove(self) -> None:

@@ -1,7 +1,7 @@
 """What a run of the tests ran, and what it skipped and why: ``scripts/test-vm`` runs that elsewhere.
 
-``NETORCH_TEST_RECORD`` names the file.  It holds JSON, by ids of tests:
-``{"ran": {id: ""}, "skipped": {id: reason}, "vm": {id: ""}}``, where ``vm`` are those with that marker.
+``NETORCH_TEST_RECORD`` names the file.  It holds JSON: ``ran``, ``failed``, ``skipped`` and ``vm`` (those with that
+marker), each by the ids of tests; for those that were skipped with the reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Record:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._found: dict[str, dict[str, str]] = {"ran": {}, "skipped": {}, "vm": {}}
+        self._found: dict[str, dict[str, str]] = {"ran": {}, "failed": {}, "skipped": {}, "vm": {}}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A whole module may be skipped."""
@@ -30,6 +30,8 @@ class Record:
         """With xdist it comes from the workers."""
         if report.when == "call" and not report.skipped:
             self._found["ran"][report.nodeid] = ""
+        if report.failed:
+            self._found["failed"][report.nodeid] = ""
         if "vm" in report.keywords:
             self._found["vm"][report.nodeid] = ""
         self._skipped(report)

@@ -1,7 +1,7 @@
 """Roots and what is mounted into them: what a lab file may ask for, and whether the host has it.
 
-Owns: the checks of ``rootfs``, ``volumes``, ``tmpfs``, ``devices``, ``files`` and of the file that ``seccomp``
-names, and which paths of the host they name.  Must not: look at the host itself.
+Owns: the checks of ``rootfs``, ``volumes``, ``tmpfs``, ``devices``, ``files`` and of ``seccomp``'s file, and
+which paths of the host they name.  Must not: look at the host itself.
 """
 
 from __future__ import annotations

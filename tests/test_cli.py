@@ -678,6 +678,7 @@ def test_completion_answers(
     assert answers(capsys, "sta") == ["status", "stats"]
     assert answers(capsys, "up", "--k") == ["--keep-failed"]
     assert "--ttl" in answers(capsys, "up", "--")
+    assert all(word.startswith("--") for word in answers(capsys, "up", "--"))
     assert answers(capsys, "up", "") == ["office.yaml", "dir/", "shipped/", "office", "wan"]
     assert answers(capsys, "up", "dir/") == ["dir/x.yml", "dir/sub/"]
     assert answers(capsys, "up", "--timeout", "") == []

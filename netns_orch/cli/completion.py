@@ -135,8 +135,10 @@ def _commands(group: Any) -> list[Answer]:
 
 
 def _options(command: Any) -> list[Answer]:
+    """Each with the first line of its help: a second line would be offered as a word of its own."""
     shown = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
-    return [(max(p.opts, key=len), p.help or "") for p in shown] + [("--help", "what it does")]
+    named = [(max(p.opts, key=len), (p.help or "").partition("\n")[0]) for p in shown]
+    return [*named, ("--help", "what it does")]
 
 
 def _command_answers(command: Any, before: list[str], prefix: str) -> list[Answer]:

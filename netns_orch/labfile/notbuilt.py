@@ -14,9 +14,7 @@ from netns_orch.labfile.model import Topology
 
 Uses = Callable[[Any], object]
 
-_EXPORT = (
-    "docker export $(docker create IMAGE) > root.tar makes a root of it; then write `rootfs: root.tar`"
-)
+_EXPORT = "docker export $(docker create IMAGE) > root.tar makes a root of it; then write `rootfs: root.tar`"
 
 CONTAINER: dict[str, tuple[Uses, str | None]] = {
     "image": (lambda c: c.image, _EXPORT),

@@ -324,6 +324,43 @@ class TestConverging:
             assert [(row["name"], row["pid"]) for row in rows] == [("red", red)]
             lab.ping("red", "10.0.0.1")
 
+    def test_equal_hosts_files_are_one_until_they_differ(self, netorch: Netorch) -> None:
+        """Each names every container: one for each would make a lab grow with its square."""
+        text = (
+            "bridges: {br0: 10.0.0.1/24}\ncontainers:\n  h: {scale: 3}\n  red: {}\n"
+            "  inner: {namespaces: {user: true}}\n  boss: {privileged: true}\n"
+            "links: [[h, br0], [red, br0], [inner, br0], [boss, br0]]\n"
+        )
+        with netorch.lab(text) as lab:
+            own = [processes_of(lab, name) for name in ("h1", "red")]
+            run = Path(netorch("inspect", "--json", lab.file).json()["directory"])
+            files = {name: run / "c" / name / "hosts" for name in ("h1", "h2", "h3", "red", "inner", "boss")}
+            inodes = {name: file.stat().st_ino for name, file in files.items()}
+            assert inodes["h1"] == inodes["h2"] == inodes["red"]
+            assert len({inodes["h1"], inodes["inner"], inodes["boss"]}) == 3
+            assert (run / "state.json").read_text().count("10.0.0.2 h1") == 1
+
+            more = text.replace("  red: {}\n", "  red: {}\n  blue: {}\n").replace(
+                "[red,", "[blue, br0], [red,"
+            )
+            lab.file.write_text(more)  # all change alike: in place
+            netorch("up")
+            for name, file in files.items():
+                assert " blue\n" in lab.sh(name, "cat /etc/hosts")
+                assert file.stat().st_ino == inodes[name]
+
+            lab.file.write_text(more.replace("red: {}", "red: {extra_hosts: {db: 10.9.9.9}}"))
+            netorch("up")
+            assert "10.9.9.9 db\n" in lab.sh("red", "cat /etc/hosts")
+            assert all("db" not in lab.sh(name, "cat /etc/hosts") for name in ("h1", "h2", "blue"))
+            assert netorch("plan", "--json").json()["changes"] == []
+            assert " ro," in lab.sh("red", "grep /etc/hosts /proc/self/mountinfo")
+
+            lab.file.write_text(more)  # what has a file of its own by now is changed in place again
+            netorch("up")
+            assert "db" not in lab.sh("red", "cat /etc/hosts")
+            assert [processes_of(lab, name) for name in ("h1", "red")] == own
+
     def test_a_changed_rule_is_changed_in_place(self, netorch: Netorch) -> None:
         text = (TOPOLOGIES / "firewall.yaml").read_text()
         with netorch.lab(text) as lab:

@@ -233,11 +233,20 @@ class LabKernel:
         return [name for name in names if self._is_ours(name)]
 
     def _observe_containers(self, abouts: Mapping[str, dict[str, Any]], owned: State) -> Iterator[Resource]:
+        from netns_orch.kernel import hostsfiles
+
+        known: dict[hostsfiles.Identity, str] = {}
         for name, about in abouts.items():
             whole = _is_in_its_pod(about, abouts) and self._has_files(name, about)
             digest = about["digest"] if whole else ""
             yield Container(name=name, digest=digest)
-            yield self._observe_hosts(name)
+            path = self.directory.container(name)
+            yield HostsFile(
+                container=name,
+                hosts=hostsfiles.read(f"{path}/hosts", known),
+                resolv_conf=_read(self._path(name) / "resolv.conf") or "",
+                own=about["privileged"] or about["user_namespace"],
+            )
             if setup := owned.get(f"setup {name}"):
                 done = self.directory.read_json(f"c/{name}/setup.json")
                 yield from [setup] if done == _setup_record(setup) else []
@@ -264,11 +273,6 @@ class LabKernel:
             known = name in abouts or f"container {name}" in desired
             if not known and self._cgroups.processes(self.name, self.id, name):
                 yield Container(name=name, digest="")
-
-    def _observe_hosts(self, name: str) -> HostsFile:
-        path = self._path(name)
-        hosts, resolv_conf = _read(path / "hosts"), _read(path / "resolv.conf")
-        return HostsFile(container=name, hosts=hosts or "", resolv_conf=resolv_conf or "")
 
     def _observe_names(self) -> Iterator[NetnsName]:
         if self.part:
@@ -386,10 +390,15 @@ class LabKernel:
                 self._cgroups.update(self.name, self.id, before, after)
 
     def _write_files(self, changes: Changes) -> None:
+        from netns_orch.kernel import hostsfiles
+
         for wanted in _afters(changes, HostsFile):
-            path = self.directory.make_container(wanted.container)
-            _write_in_place(f"{path}/hosts", wanted.hosts)
-            _write_in_place(f"{path}/resolv.conf", wanted.resolv_conf or "")
+            self.directory.make_container(wanted.container)
+        hostsfiles.write(_afters(changes, HostsFile), self.directory.container, self._living_pid)
+
+    def _living_pid(self, name: str) -> int | None:
+        about = self.container(name)
+        return None if about is None else int(about["pid"])
 
     def _create(self, changes: Changes) -> None:
         self._create_containers(list(_afters(changes, Container)), {})
@@ -833,13 +842,6 @@ def _read(path: Path) -> str | None:
 def _unlink(path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _write_in_place(path: str, text: str) -> None:
-    """Write without a rename: the file is bound into the container, which would keep the old one."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    with open(fd, "w", encoding="utf-8") as stream:
-        stream.write(text)
 
 
 def _uptime(start_time: int) -> float:

@@ -157,6 +157,7 @@ def hosts_files(wiring: Wiring, upstream_dns: Sequence[str]) -> Iterator[HostsFi
             container=spec.name,
             hosts=wiring.hosts(spec.name),
             resolv_conf=_resolv_conf(spec, upstream_dns),
+            own=spec.privileged or spec.nesting or spec.namespaces.user,
             where=place(spec, "extra_hosts", "dns"),
         )
 

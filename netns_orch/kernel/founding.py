@@ -23,7 +23,7 @@ from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.realm import Realm
 
 T = TypeVar("T")
-_PATIENCE = 30.0
+_PATIENCE = 120.0
 """Seconds that the holder may take for a step."""
 _SWITCHES = (
     (
@@ -160,6 +160,7 @@ def _told(here: Realm, channel: socket.socket, maker: int) -> dict[str, Any]:
     channel.send(b"mapped")
     pid = int(_hear(channel, "pid"))
     here.pidfd = os.pidfd_open(pid)
+    channel.send(b"go")
     _hear(channel, "ready")
     return {
         "lab": here.lab,
@@ -177,6 +178,9 @@ def _hear(channel: socket.socket, wanted: str) -> str:
     """What follows the word ``wanted``; KernelError or PermissionNeeded where the holder failed."""
     try:
         word, _, rest = channel.recv(4096).decode().partition(" ")
+    except TimeoutError:
+        what = f"the process that holds the lab's namespaces did not get to '{wanted}' in {_PATIENCE:g} s"
+        raise KernelError(what) from None
     except OSError:
         word, rest = "", ""
     if word == wanted:

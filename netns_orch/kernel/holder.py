@@ -5,8 +5,8 @@ Must not: know what a lab is; outlive whoever starts it before that one has said
 
 Run as ``python -I -S holder.py CHANNEL RUN``; CHANNEL is a SEQPACKET socket, RUN the directory that is to be
 /run inside.  It says ``user`` once it has a user namespace, and goes on when it hears ``mapped``; ``pid N``
-for the process that stays; ``ready`` when all is made; and stays when it hears ``keep``.  A failure is
-``error ERRNO what``.
+for the process that stays, which goes on when it hears ``go``, says ``ready`` when all is made, and stays when
+it hears ``keep``.  A failure is ``error ERRNO what``.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ class Holder:
         self.doing = "make a user namespace"
         sc.unshare(sc.CLONE_NEWUSER)
         self.channel.send(b"user")
-        if self.channel.recv(64) != b"mapped":
-            os._exit(1)
+        self._hear(b"mapped")
         self.doing = "become root of it"
         with suppress(PermissionError):  # with a single id groups can't be given up (user_namespaces(7))
             os.setgroups([])
@@ -66,18 +65,23 @@ class Holder:
     def _stay(self) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans are reaped by the kernel
         try:
+            self._hear(b"go")  # so that `ready` does not come before `pid`
             self._mounts()
             self._network()
             sc.capset(0, 0)  # it needs none; and who has few (pasta) may look up its namespaces (ptrace(2))
             self.channel.send(b"ready")
-            if self.channel.recv(64) != b"keep":
-                os._exit(1)
+            self._hear(b"keep")
             self._settle()
         except OSError as error:
             self.tell(error)
             os._exit(1)
         while True:
             signal.pause()
+
+    def _hear(self, word: bytes) -> None:
+        """Wait for a word; any other one, or none, means that nobody wants the realm any more."""
+        if self.channel.recv(64) != word:
+            os._exit(1)
 
     def tell(self, error: OSError) -> None:
         """Report a failure."""

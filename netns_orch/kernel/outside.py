@@ -41,7 +41,7 @@ ADDRESS, GATEWAY, PREFIX = "100.64.0.2", "100.64.0.1", 30
 """Out of the shared address space (RFC 6598), as there."""
 ADDRESS6, GATEWAY6 = "fd6e:7400::2", "fd6e:7400::1"
 _SIGN = "/run/.netorch-outside"
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 _WORDS = {
     "pasta": [
         *("--foreground", "--config-net", "--netns-only", "--no-map-gw", "--ns-ifname", INTERFACE),

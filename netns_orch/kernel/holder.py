@@ -5,8 +5,8 @@ Must not: know what a lab is; outlive whoever starts it before that one has said
 
 Run as ``python -I -S holder.py CHANNEL RUN``; CHANNEL is a SEQPACKET socket, RUN the directory that is to be
 /run inside.  It says ``user`` once it has a user namespace, and goes on when it hears ``mapped``; ``pid N``
-for the process that stays, which goes on when it hears ``go``, says ``ready`` when all is made, and stays when
-it hears ``keep``.  A failure is ``error ERRNO what``.
+for the process that stays, which goes on when it hears ``go``, says ``ready`` when all is made, and stays
+when it hears ``keep``.  A failure is ``error ERRNO what``.
 """
 
 from __future__ import annotations

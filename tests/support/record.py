@@ -1,7 +1,7 @@
 """What a run of the tests ran, and what it skipped and why: ``scripts/test-vm`` runs that elsewhere.
 
-``NETORCH_TEST_RECORD`` names the file.  It holds JSON: ``ran``, ``failed``, ``skipped`` and ``vm`` (which have
-that marker), each by the ids of tests; for those that were skipped with the reason.
+``NETORCH_TEST_RECORD`` names the file.  It holds JSON: ``ran``, ``failed``, ``skipped`` and ``vm``
+(which bear that marker), each by the ids of tests; for those that were skipped with the reason.
 """
 
 from __future__ import annotations

@@ -202,8 +202,7 @@ def down(
         return DownReport(name, 0, 0, time.monotonic() - started, found=False)
     with working(kernel, "down", wait), kernel.uninterrupted():
         observed = remove(kernel, progress=progress, step=step)
-    containers, links = counts(observed)
-    return DownReport(name, containers, links, time.monotonic() - started, found=True)
+    return DownReport(name, *counts(observed), time.monotonic() - started, found=True)
 
 
 def remove(kernel: LabKernel, *, progress: Progress | None = None, step: engine.Step | None = None) -> State:

@@ -90,7 +90,8 @@ class Ordinary(Netorch):
 
     def pid(self, node: str) -> int:
         """The pid of PID 1 of a container of the only lab."""
-        return next(row["pid"] for row in self("ps", "--json").json() if row["name"] == node)
+        pid: int = next(row["pid"] for row in self("ps", "--json").json() if row["name"] == node)
+        return pid
 
     def end(self) -> None:
         """After a failure: nothing of him goes on."""

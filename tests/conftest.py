@@ -48,12 +48,12 @@ _FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(autouse=True)
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestHost | None]:
+def host(request: pytest.FixtureRequest) -> Iterator[TestHost | None]:
     """For each test marked ``kernel``: the host is afterwards as it was before."""
     if request.node.get_closest_marker("kernel") is None:
         yield None
         return
-    machine = request.getfixturevalue("outer")
+    machine, tmp_path = request.getfixturevalue("outer"), request.getfixturevalue("tmp_path")
     # A picture takes as long as many a test.  What one test left as it was, the next one finds so.
     before, labs = request.session.stash.get(_AS_IT_IS, None) or snapshot.take(), _labs()
     request.session.stash[_AS_IT_IS] = None

@@ -18,11 +18,9 @@ from netns_orch.kernel import rundir
 
 SAMPLE = [
     "up/KILL/move_mount/20",
-    "up/KILL/sendto/10/up",
     "up/ENOSPC/mkdirat/3",
     "converge/EPERM/setns/1",
     "down/KILL/rmdir/5",
-    "link/EINTR/sendto/2/up",
 ]
 
 

@@ -366,3 +366,4 @@ def test_vlans(netorch: Netorch) -> None:
         lab.ping("admin", "10.65.10.11", passes=False)
         lab.sh("router", "iptables -P FORWARD ACCEPT")
         lab.ping("guest1", "staff1")
+        netorch("up", lab.file)

@@ -54,6 +54,7 @@ _LINKS = {
     "wireguard": "WireGuard of the kernel inside containers (a program such as wireguard-go needs none)",
     "overlay": "the roots of containers",
     "ipv6": "IPv6 addresses",
+    "nft-nat": "published ports",
     "user-namespace": "namespaces.user, nesting, and labs of ordinary users",
     "time-namespace": "namespaces.time",
 }

@@ -40,6 +40,7 @@ RED = {
     "uptime": 303.4,
     "restarts": 0,
     "oom_kills": 0,
+    "ports": [],
     "exit_code": None,
     "labels": {"role": "web"},
 }

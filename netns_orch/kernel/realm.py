@@ -21,7 +21,6 @@ import os
 import select
 from contextlib import contextmanager, suppress
 
-from netns_orch.errors import KernelError
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel import userdir
 from netns_orch.kernel.uplabs import read_json
@@ -151,11 +150,8 @@ class Realm:
         here = os.getcwd()
         try:
             sc.setns(self.pidfd, NAMESPACES | with_time())
-        except ProcessLookupError as error:
-            raise KernelError(f"lab {self.lab} has ended: its first process was killed") from error
         except OSError as error:
-            what = f"the namespaces of lab {self.lab} can't be entered: {error.strerror}"
-            raise KernelError(what, errno=error.errno) from error
+            raise _refused(f"the namespaces of lab {self.lab} can't be entered", error, self.lab) from error
         try:
             os.chdir(here)
         except OSError:
@@ -193,9 +189,8 @@ class Realm:
             with suppress(ProcessLookupError):
                 sc.pidfd_send_signal(self.pidfd, _SIGKILL)
             if not wait_for(self.pidfd):
-                raise KernelError(
-                    f"the namespaces of lab {self.lab} did not end on SIGKILL", errno=errno.ETIMEDOUT
-                )
+                late = OSError(errno.ETIMEDOUT, "they did not end on SIGKILL")
+                raise _refused(f"the namespaces of lab {self.lab} stay", late, self.lab)
         if inside():
             sc.umount2("/run", sc.MNT_DETACH)  # else what is mounted below it keeps its directories
         self.forget()
@@ -205,3 +200,12 @@ class Realm:
         from netns_orch.kernel import rundir
 
         rundir.remove_tree(self.directory)
+
+
+def _refused(what: str, error: OSError, lab: str) -> Exception:
+    """As an error for users; its module is imported where something failed only."""
+    from netns_orch.errors import KernelError
+
+    if isinstance(error, ProcessLookupError):
+        return KernelError(f"lab {lab} has ended: its first process was killed")
+    return KernelError(f"{what}: {error.strerror}", errno=error.errno)

@@ -1,17 +1,21 @@
-"""The two processes that a container begins with: its first one, which waits, and its builder.
+"""The processes that make a container: its first one, which waits, and its builder.
 
 Owns: what each of them does until the first one is PID 1, and the words between them.
 Must not: clone (``clone``), mount (``rootfs``), or go on as PID 1 (``init``).
 
-The builder is root of the host, in the container's pid namespace and of its network, IPC and UTS; it makes
-the mounts, then ends.  The first process touches next to none of its memory, which it shares with the
-process that it was forked from, and is all that stays.  Where the container has a user namespace, the mounts
-are handed to it as a copy, in which nothing that covers or restricts something can be taken away (locked
-mounts, mount_namespaces(7)).
+The builder is root of the host; it makes the mounts, then ends.  The first process touches next to none of
+its memory, which it shares with the process that it was forked from, and is all that stays.
+
+One builder makes several containers, one after the other: it enters the namespaces of each but that for
+processes, where nobody sees it, and goes home again.  /proc it gets from the first process, for only inside
+can it be mounted.  Where the container has a user namespace there is no way home, so that it has a builder of
+its own, which is in its pid namespace, too.  The mounts are handed to it as a copy, in which nothing that
+covers or restricts something can be taken away (locked mounts, mount_namespaces(7)).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -34,7 +38,7 @@ _SHARED = sc.CLONE_NEWNET | sc.CLONE_NEWUTS | sc.CLONE_NEWIPC | sc.CLONE_NEWCGRO
 _INSIDE_NEEDS = ("SETPCAP", "SETUID", "SETGID", "KILL", "CHOWN", "SYS_RESOURCE")
 """What PID 1 needs beyond the container's own capabilities: to confine a command, end it, own its pipe."""
 _DECODER = json.JSONDecoder()
-_GO, _BUILT, _SPARED, _NOT_SPARED = b"go", b"built", b"s", b"n"
+_GO, _BUILT, _SPARED, _NOT_SPARED, _PROC = b"go", b"built", b"s", b"n", b"p"
 
 
 class Site:
@@ -73,8 +77,9 @@ class Site:
         sc.close_all_but([number for number in kept if number >= 0])
 
     def tell(self, number: int | None, what: str) -> None:
-        """Report a failure."""
-        os.write(self.report_in, json.dumps({"errno": number, "what": what}).encode())
+        """Report a failure; nobody listens any more where the zygote has given it up."""
+        with suppress(BrokenPipeError):
+            os.write(self.report_in, json.dumps({"errno": number, "what": what}).encode())
 
 
 def _control(directory: int) -> socket.socket:
@@ -90,11 +95,18 @@ def _control(directory: int) -> socket.socket:
 # -- the first process ---------------------------------------------------------------------------
 
 
-def become_first(site: Site) -> NoReturn:
-    """From the clone to PID 1's loop; never returns."""
+def become_first(site: Site, shared_builder: bool) -> NoReturn:
+    """From the clone to PID 1's loop; never returns.
+
+    ``shared_builder``: its builder makes others, too, and is to be given /proc.
+    """
     try:
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
         site.keep_own(site.first_end.fileno(), *site.supervisor.descriptors())
+        if shared_builder:
+            proc = rootfs.new_proc()
+            _send(site.first_end, _PROC, [proc])
+            os.close(proc)
         _first(site)
         os.write(site.report_in, _BUILT)
         os.close(site.report_in)
@@ -111,8 +123,9 @@ def _first(site: Site) -> None:
     word, descriptors = _received(site.first_end)
     if not descriptors:
         os._exit(1)  # the builder failed, and has said why
-    mounts, null, proc, view, builder = descriptors
-    select.select([builder], [], [])  # root of the host is gone before anybody else is here
+    mounts, null, proc, view, *builder = descriptors
+    if builder:
+        select.select(builder, [], [])  # root of the host is gone before anybody else is here
     sc.setns(mounts, sc.CLONE_NEWNS)
     os.setsid()
     os.umask(0o022)
@@ -129,9 +142,16 @@ def _first(site: Site) -> None:
     sc.prctl(sc.PR_SET_PDEATHSIG, 0)
 
 
+# Messages and their descriptors, without the help of the socket module's Python part.
+
+
+def _send(channel: socket.socket, word: bytes, descriptors: list[int]) -> None:
+    data = b"".join(number.to_bytes(4, "little") for number in descriptors)
+    channel.sendmsg([word], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, data)])
+
+
 def _received(channel: socket.socket) -> tuple[bytes, list[int]]:
-    """A message and its descriptors, without the help of the socket module's Python part."""
-    word, messages, _, _ = channel.recvmsg(1, 128)
+    word, messages, _, _ = channel.recvmsg(8, 128)
     data = messages[0][2] if messages else b""
     return word, [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
 
@@ -139,41 +159,137 @@ def _received(channel: socket.socket) -> tuple[bytes, list[int]]:
 # -- the builder ---------------------------------------------------------------------------------
 
 
+class Home:
+    """The namespaces and the root of the process that forks builders: where they come back to."""
+
+    def __init__(self) -> None:
+        self._process = sc.pidfd_open(os.getpid())
+        self._root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def descriptors(self) -> list[int]:
+        """What must stay open."""
+        return [self._process, self._root]
+
+    def enter(self) -> None:
+        """Come back; setns(2) would go to the root of the mounts, which need not be ours."""
+        sc.setns(self._process, _SHARED | sc.CLONE_NEWNS)
+        os.fchdir(self._root)
+        os.chroot(".")
+
+
+def become_builders(sites: list[tuple[Site, clone.First]], home: Home) -> NoReturn:
+    """Build several containers around their first processes, hand them over, and end."""
+    try:
+        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        sc.prctl(sc.PR_SET_DUMPABLE, 0)
+        own = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        shared = [own, *home.descriptors(), *sites[0][0].host["inherited"]]
+        while True:
+            # What the one before was made with is closed with this, too.
+            ends = [end for site, first in sites for end in _ends(site, first)]
+            sc.close_all_but([*shared, *ends])
+            site, first = sites[0]
+            builder = rootfs.Builder(site.order, site.host)
+            try:
+                _build(site, first, builder, own)
+            except OSError as error:
+                site.tell(error.errno, f"{builder.doing} ({error.strerror})")
+            del sites[0]
+            if not sites:
+                break
+            home.enter()
+    except Exception as error:  # noqa: BLE001 - nothing may unwind into the zygote's loop
+        for site, _ in sites:
+            site.tell(getattr(error, "errno", None), f"go on: {error!r}")
+    finally:
+        os._exit(0)
+
+
+def _ends(site: Site, first: clone.First) -> tuple[int, int, int]:
+    return site.builder_end.fileno(), site.report_in, first.pidfd
+
+
 def become_builder(site: Site, first: clone.First) -> NoReturn:
-    """Build the container around its first process, hand it over, and end."""
+    """Build one with a user namespace."""
+    builder = rootfs.Builder(site.order, site.host, first.user, first.first_id or 0)
     try:
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
         sc.prctl(sc.PR_SET_DUMPABLE, 0)
         site.keep_own(site.builder_end.fileno(), first.pidfd, first.user)
-        _build(site, first)
+        _build(site, first, builder, -1)
+    except OSError as error:
+        site.tell(error.errno, f"{builder.doing} ({error.strerror})")
     except Exception as error:  # noqa: BLE001 - nothing may unwind into the zygote's loop
         site.tell(None, f"go on: {error!r}")
     finally:
         os._exit(1)
 
 
-def _build(site: Site, first: clone.First) -> None:
-    builder = rootfs.Builder(site.order, site.host, first.user, first.first_id or 0)
-    try:
-        builder.doing = "enter its namespaces"
-        sc.setns(first.pidfd, _SHARED)
+def _build(site: Site, first: clone.First, builder: rootfs.Builder, own: int) -> None:
+    """``own``: the builder's own directory of the host's /proc; -1: it is in the container's pid namespace."""
+    builder.doing = "enter its namespaces"
+    words = _Words(site.builder_end)
+    if own >= 0:
+        builder.proc = words.proc()
+    sc.setns(first.pidfd, _SHARED)
+    sc.unshare(sc.CLONE_NEWNS)
+    os.umask(0)
+    if first.first_id is not None:
+        sc.set_file_owner(first.first_id, first.first_id)
+    builder.build()
+    builder.doing = "set its hostname"
+    sc.sethostname(site.order["spec"]["hostname"])
+    if not site.order["join_netns"]:
+        builder.doing = "set its network sysctls"
+        _network(builder.proc, site.host["sysctls"])
+    builder.finish()
+    null = os.open("null", os.O_RDWR | os.O_CLOEXEC, dir_fd=builder.dev)
+    builder.enter()
+    builder.doing = "hand it over"
+    proc = builder.proc
+    # Commands could not be given another score in a user namespace: they would be spared, too.
+    spared = first.user < 0 and init.set_oom_score(proc, "1", init.OOM_SPARED)
+    if first.user >= 0:
+        sc.setns(first.user, sc.CLONE_NEWUSER)
         sc.unshare(sc.CLONE_NEWNS)
-        os.umask(0)
-        if first.first_id is not None:
-            sc.set_file_owner(first.first_id, first.first_id)
-        builder.build()
-        builder.doing = "set its hostname"
-        sc.sethostname(site.order["spec"]["hostname"])
-        if not site.order["join_netns"]:
-            builder.doing = "set its network sysctls"
-            _network(builder.proc, site.host["sysctls"])
-        builder.finish()
-        null = os.open("null", os.O_RDWR | os.O_CLOEXEC, dir_fd=builder.dev)
-        builder.enter()
-        builder.doing = "hand it over"
-        _hand_over(site, first, builder, null)
-    except OSError as error:
-        site.tell(error.errno, f"{builder.doing} ({error.strerror})")
+        null = _again(null, "/dev/null", os.O_RDWR)
+        proc = _again(proc, "/proc", os.O_PATH | os.O_DIRECTORY)
+    words.go()
+    handed = [-1, null, proc, builder.view]
+    if own < 0:
+        own = os.open("self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+        handed.append(sc.pidfd_open(os.getpid()))  # to wait for
+    handed[0] = os.open("ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=own)
+    _send(site.builder_end, _SPARED if spared else _NOT_SPARED, handed)
+
+
+class _Words:
+    """What a builder hears, in any order: /proc from the first process, the word to go on from the zygote."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._proc = -1
+        self._may_go = False
+
+    def proc(self) -> int:
+        """The container's /proc, mounted nowhere."""
+        while self._proc < 0:
+            self._hear()
+        return self._proc
+
+    def go(self) -> None:
+        """Wait until the container may come to be; the zygote may be gone, or could not record it."""
+        while not self._may_go:
+            self._hear()
+
+    def _hear(self) -> None:
+        word, descriptors = _received(self._channel)
+        if word == _PROC:
+            (self._proc,) = descriptors
+        elif word == _GO:
+            self._may_go = True
+        else:
+            raise OSError(errno.ECHILD, "its first process is gone")
 
 
 def _network(proc: int, rows: tuple[tuple[str, str], ...]) -> None:
@@ -183,25 +299,6 @@ def _network(proc: int, rows: tuple[tuple[str, str], ...]) -> None:
     os.close(net)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
         fcntl.ioctl(link, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
-
-
-def _hand_over(site: Site, first: clone.First, builder: rootfs.Builder, null: int) -> None:
-    """Give the first process its mounts, the null device and /proc; and ourselves, to wait for."""
-    proc = builder.proc
-    # Commands could not be given another score in a user namespace: they would be spared, too.
-    spared = first.user < 0 and init.set_oom_score(proc, "1", init.OOM_SPARED)
-    if first.user >= 0:
-        sc.setns(first.user, sc.CLONE_NEWUSER)
-        sc.unshare(sc.CLONE_NEWNS)
-        null = _again(null, "/dev/null", os.O_RDWR)
-        proc = _again(proc, "/proc", os.O_PATH | os.O_DIRECTORY)
-    if site.builder_end.recv(8) != _GO:
-        os._exit(1)  # the zygote could not record it, or is gone
-    mounts = os.open("self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
-    own = sc.pidfd_open(os.getpid())
-    socket.send_fds(
-        site.builder_end, [_SPARED if spared else _NOT_SPARED], [mounts, null, proc, builder.view, own]
-    )
 
 
 def _again(descriptor: int, path: str, flags: int) -> int:

@@ -146,7 +146,9 @@ class Builder:
         self.first_id = first_id
         """The host's id of root inside."""
         self.doing = ""
-        self.directory = self.store = self.root = self.proc = self.dev = self.sys = self.lab = -1
+        self.directory = self.store = self.root = self.dev = self.sys = self.lab = -1
+        self.proc = -1
+        """Given where the builder is not in the container's pid namespace, to which it belongs."""
         self.parts: list[int] = []
         """Mounts that the root consists of, beside ``root``."""
         self.view = -1
@@ -300,7 +302,8 @@ class Builder:
 
     def _proc(self) -> None:
         self.doing = "mount /proc"
-        self.proc = sc.new_mount("proc", _NONE, _PLAIN)
+        if self.proc < 0:
+            self.proc = new_proc()
         self._over(self.proc, "proc")
 
     def _over(self, tree: int, name: str) -> None:
@@ -507,6 +510,11 @@ class Builder:
         tree = sc.open_tree(self.store, "empty")
         sc.mount_setattr(tree, sc.MOUNT_ATTR_RDONLY | _PLAIN)
         return tree
+
+
+def new_proc() -> int:
+    """A detached /proc of the pid namespace that the caller is in."""
+    return sc.new_mount("proc", _NONE, _PLAIN)
 
 
 def _attach_below(tree: int, below: int, path: str) -> None:

@@ -1,7 +1,7 @@
 """The small process that forks containers.
 
-Owns: the orders, the cgroup v1 that a container's processes are born in, the two processes each begins with
-(``clone``, ``build``), their records, and what becomes of them.
+Owns: the orders, the cgroup v1 that a container's processes are born in, the first process of each (``clone``),
+who builds it (``build``), their records, and what becomes of them.
 Must not: hold more memory than it must (a fat parent forks slowly), have a second thread, or outlive who
 started it.
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_AT_ONCE = 32
-"""How many containers are being built at a time."""
+_AT_ONCE, _BATCH = 48, 24
+"""How many containers are being built at a time, at most, and how many are begun together."""
 
 
 def host_facts(inherited: list[int]) -> dict[str, Any]:
@@ -94,6 +94,7 @@ class Building:
         """A descriptor of its v2 cgroup."""
         self.make_first: Callable[[], clone.First] = self._make_first
         self.make_builder = sc.Clone(0)
+        self.user_namespace: bool = order["first_id"] is not None
 
     def open(self, host: dict[str, Any]) -> None:
         """Everything that can be done before the clones."""
@@ -149,26 +150,28 @@ class Zygote:
         self.orders: list[dict[str, Any]] = []
         self.building: dict[int, Building] = {}
         self.own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self.home: list[str] = []
+        self.namespaces = build.Home()
+        self.builders = min(len(os.sched_getaffinity(0)), 8)
+        self.homes: list[str] = []
+        """Where this process's own cgroups are, as far as it left them."""
         self.poll = select.poll()
         self.poll.register(channel.fileno(), select.POLLIN)
 
     def run(self) -> None:
         """Until the channel closes; then nobody goes on building."""
         while True:
-            ready = bool(self.orders) and len(self.building) < _AT_ONCE
-            if not self.orders:
-                self._go_home()
-            for descriptor, _ in self.poll.poll(0 if ready else None):
+            for descriptor, _ in self.poll.poll(0 if self._may_create() else None):
                 if descriptor != self.channel.fileno():
                     self._built(descriptor)
                 elif not self._receive():
                     self._abandon()
                     return
-            room = _AT_ONCE - len(self.building)
-            if self.orders and room > 0:
-                batch, self.orders = self.orders[:room], self.orders[room:]
+            if self._may_create():
+                batch, self.orders = self.orders[:_BATCH], self.orders[_BATCH:]
                 self._create([Building(order) for order in batch])
+
+    def _may_create(self) -> bool:
+        return bool(self.orders) and len(self.building) <= _AT_ONCE - _BATCH
 
     def _receive(self) -> bool:
         data = self.channel.recv(1 << 20)
@@ -199,24 +202,29 @@ class Zygote:
         """
         prepared = [item for item in batch if self._try(item, self._open)]
         cloned = [item for item in prepared if self._try(item, self._clone)]
-        built = [item for item in cloned if self._try(item, self._fork_builder)]
-        for item in built:
+        alone = [item for item in cloned if item.user_namespace and self._try(item, self._fork_builder)]
+        self._go_home()
+        shared = self._fork_builders([item for item in cloned if not item.user_namespace])
+        for item in (*shared, *alone):
             self._try(item, self._begin)
 
     def _try(self, item: Building, step: Callable[[Building], None]) -> bool:
         try:
             step(item)
         except OSError as error:
-            item.give_up()
-            item.close()
-            if item.site is not None:
-                os.close(item.site.report)
-            if item.first is not None:
-                os.close(item.first.pidfd)
-            message = {"errno": error.errno, "what": f"{item.doing} ({error.strerror})"}
-            self._send({"id": item.order["id"]} | message)
+            self._failed(item, error)
             return False
         return True
+
+    def _failed(self, item: Building, error: OSError) -> None:
+        item.give_up()
+        item.close()
+        if item.site is not None:
+            os.close(item.site.report)
+        if item.first is not None:
+            os.close(item.first.pidfd)
+        message = {"errno": error.errno, "what": f"{item.doing} ({error.strerror})"}
+        self._send({"id": item.order["id"]} | message)
 
     def _open(self, item: Building) -> None:
         item.open(self.host)
@@ -228,11 +236,11 @@ class Zygote:
         item.doing = "make its process"
         first = item.make_first()
         if not first.pid:
-            build.become_first(item.site)
+            build.become_first(item.site, not item.user_namespace)
         item.first = first
 
     def _fork_builder(self, item: Building) -> None:
-        """In the container's pid namespace: only there a /proc of it can be mounted."""
+        """One with a user namespace has a builder of its own, in its pid namespace."""
         assert item.site is not None and item.first is not None
         item.doing = "make its builder"
         item.enter()
@@ -245,6 +253,23 @@ class Zygote:
                 sc.setns(self.own_pids, sc.CLONE_NEWPID)
         if not pid:
             build.become_builder(item.site, item.first)
+
+    def _fork_builders(self, batch: list[Building]) -> list[Building]:
+        """A builder for each processor, with a share of the batch; the containers that have one now."""
+        built = []
+        for share in (batch[number :: self.builders] for number in range(min(self.builders, len(batch)))):
+            sites = [(item.site, item.first) for item in share if item.site and item.first]
+            try:
+                pid, _ = sc.clone3(0)
+            except OSError as error:
+                for item in share:
+                    item.doing = "make its builder"
+                    self._failed(item, error)
+                continue
+            if not pid:
+                build.become_builders(sites, self.namespaces)
+            built += share
+        return built
 
     def _begin(self, item: Building) -> None:
         """Record it, and only then let it come to be: no container runs that nobody can name."""
@@ -281,14 +306,14 @@ class Zygote:
     def _note_home(self, directories: list[str]) -> None:
         for directory in directories:
             home = os.path.dirname(os.path.dirname(os.path.dirname(directory)))
-            if home not in self.home:
-                self.home.append(home)
+            if home not in self.homes:
+                self.homes.append(home)
 
     def _go_home(self) -> None:
         """Leave the containers' cgroups, so that they can be removed; home is where the lab's tree hangs."""
-        for directory in self.home:
+        for directory in self.homes:
             sc.write_file(f"{directory}/cgroup.procs", b"0")
-        self.home = []
+        self.homes = []
 
 
 def _record(order: dict[str, Any], first: clone.First) -> tuple[int, int]:

@@ -37,8 +37,17 @@ _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _SHARED = sc.CLONE_NEWNET | sc.CLONE_NEWUTS | sc.CLONE_NEWIPC | sc.CLONE_NEWCGROUP
 _INSIDE_NEEDS = ("SETPCAP", "SETUID", "SETGID", "KILL", "CHOWN", "SYS_RESOURCE")
 """What PID 1 needs beyond the container's own capabilities: to confine a command, end it, own its pipe."""
+_pack = struct.Struct("i").pack
 _DECODER = json.JSONDecoder()
 _GO, _BUILT, _SPARED, _NOT_SPARED, _PROC = b"go", b"built", b"s", b"n", b"p"
+
+_DIE_WITH_PARENT = sc.prepared("prctl", sc.PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+_LIVE_ON = sc.prepared("prctl", sc.PR_SET_PDEATHSIG, 0, 0, 0, 0)
+_NOT_DUMPABLE = sc.prepared("prctl", sc.PR_SET_DUMPABLE, 0, 0, 0, 0)
+_NO_NEW_PRIVILEGES = sc.prepared("prctl", sc.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+_NO_AMBIENT = sc.prepared("prctl", sc.PR_CAP_AMBIENT, sc.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+_OPEN_PROC = sc.prepared("fsopen", b"proc", sc.FSOPEN_CLOEXEC)
+_FSCONFIG, _FSMOUNT, _SETNS = (sc.NUMBERS.get(name, -1) for name in ("fsconfig", "fsmount", "setns"))
 
 
 class Site:
@@ -53,9 +62,21 @@ class Site:
         os.close(directory)
         permitted = host["permitted"] if order["first_id"] is None else ~0
         needed = capabilities.mask((*order["record"]["capabilities"], *_INSIDE_NEEDS)) & permitted
-        self.capabilities = sc.Capabilities(needed, needed)
+        self.held = sc.Capabilities(needed, needed)
         self.report, self.report_in = os.pipe2(os.O_CLOEXEC)
         self.first_end, self.builder_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        inherited: list[int] = host["inherited"]
+        kept = (*inherited, self.report_in, self.first_end.fileno(), *self.supervisor.descriptors())
+        self.first_begins = (_DIE_WITH_PARENT, *sc.prepared_close_all_but(kept))
+        self.first_closes = [self.first_end.fileno(), *(number for number in inherited if number > 2)]
+        self.first_ends = (
+            sc.JOIN_SESSION_KEYRING,
+            _NO_NEW_PRIVILEGES,  # with it, no execve brings back what goes here
+            _NO_AMBIENT,
+            self.held.set,
+            _NOT_DUMPABLE,
+            _LIVE_ON,
+        )
 
     def close(self) -> None:
         """In the zygote: close all but ``report``, of which it hears."""
@@ -99,13 +120,19 @@ def become_first(site: Site, shared_builder: bool) -> NoReturn:
     """From the clone to PID 1's loop; never returns.
 
     ``shared_builder``: its builder makes others, too, and is to be given /proc.
+
+    Each page of memory that is written to on the way is one more that this container holds for ever, and a
+    call of a Python function writes to several: so system calls are prepared before, and made in a row.
     """
     try:
-        sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
-        site.keep_own(site.first_end.fileno(), *site.supervisor.descriptors())
+        for call in site.first_begins:
+            sc.make(*call)
         if shared_builder:
-            proc = rootfs.new_proc()
-            _send(site.first_end, _PROC, [proc])
+            context = sc.make(*_OPEN_PROC)
+            sc.make(_FSCONFIG, context, sc.FSCONFIG_CMD_CREATE, None, None, 0)
+            proc = sc.make(_FSMOUNT, context, sc.FSMOUNT_CLOEXEC, rootfs.PLAIN)
+            site.first_end.sendmsg([_PROC], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _pack(proc))])
+            os.close(context)
             os.close(proc)
         _first(site)
         os.write(site.report_in, _BUILT)
@@ -123,44 +150,40 @@ def _first(site: Site) -> None:
     word, descriptors = _received(site.first_end)
     if not descriptors:
         os._exit(1)  # the builder failed, and has said why
-    mounts, null, proc, view, *builder = descriptors
+    mounts, null, proc, _view, *builder = descriptors
     if builder:
         select.select(builder, [], [])  # root of the host is gone before anybody else is here
-    sc.setns(mounts, sc.CLONE_NEWNS)
+    sc.make(_SETNS, mounts, sc.CLONE_NEWNS)
     os.setsid()
     os.umask(0o022)
-    sc.join_session_keyring()
     site.host["name"].set()
     site.supervisor.begin(null, proc, word == _SPARED)
     for number in (0, 1, 2):
         os.dup2(null, number)
-    sc.close_all_but([0, 1, 2, site.report_in, null, proc, view, *site.supervisor.descriptors()])
-    sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1)  # with it, no execve brings back what goes here
-    sc.prctl(sc.PR_CAP_AMBIENT, sc.PR_CAP_AMBIENT_CLEAR_ALL)
-    site.capabilities.set()
-    sc.prctl(sc.PR_SET_DUMPABLE, 0)
-    sc.prctl(sc.PR_SET_PDEATHSIG, 0)
+    for number in (mounts, *builder, *site.first_closes):
+        os.close(number)
+    for call in site.first_ends:
+        sc.make(*call)
 
 
 # Messages and their descriptors, without the help of the socket module's Python part.
 
 
 def _send(channel: socket.socket, word: bytes, descriptors: list[int]) -> None:
-    data = b"".join(number.to_bytes(4, "little") for number in descriptors)
+    data = b"".join(_pack(number) for number in descriptors)
     channel.sendmsg([word], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, data)])
 
 
 def _received(channel: socket.socket) -> tuple[bytes, list[int]]:
     word, messages, _, _ = channel.recvmsg(8, 128)
-    data = messages[0][2] if messages else b""
-    return word, [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
+    return word, memoryview(messages[0][2]).cast("i").tolist() if messages else []
 
 
 # -- the builder ---------------------------------------------------------------------------------
 
 
 class Home:
-    """The namespaces and the root of the process that forks builders: where they come back to."""
+    """The mounts and the root of the process that forks builders: where they come back to."""
 
     def __init__(self) -> None:
         self._process = sc.pidfd_open(os.getpid())
@@ -171,8 +194,12 @@ class Home:
         return [self._process, self._root]
 
     def enter(self) -> None:
-        """Come back; setns(2) would go to the root of the mounts, which need not be ours."""
-        sc.setns(self._process, _SHARED | sc.CLONE_NEWNS)
+        """Come back; setns(2) would go to the root of the mounts, which need not be ours.
+
+        To the mounts alone: the others are left for the next container's, and some of them, in the realm of a
+        rootless lab, are the host's still.
+        """
+        sc.setns(self._process, sc.CLONE_NEWNS)
         os.fchdir(self._root)
         os.chroot(".")
 
@@ -226,7 +253,7 @@ def become_builder(site: Site, first: clone.First) -> NoReturn:
 
 
 def _build(site: Site, first: clone.First, builder: rootfs.Builder, own: int) -> None:
-    """``own``: the builder's own directory of the host's /proc; -1: it is in the container's pid namespace."""
+    """``own``: the builder's directory of the host's /proc; -1: it is in the container's pid namespace."""
     builder.doing = "enter its namespaces"
     words = _Words(site.builder_end)
     if own >= 0:

@@ -24,7 +24,6 @@ from netns_orch.kernel import syscalls as sc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 IDS = 65536
@@ -75,15 +74,9 @@ def is_ordinary(order: dict[str, Any]) -> bool:
     return not special and bool(order["init"])
 
 
-def ordinary(cgroup: int | None) -> Callable[[], First]:
+def ordinary(cgroup: int | None) -> sc.Clone:
     """That system call, ready."""
-    call, first = sc.Clone(_ALWAYS | sc.CLONE_NEWNET | sc.CLONE_PIDFD, cgroup=cgroup), First(-1)
-
-    def make() -> First:
-        first.pid, first.pidfd = call()
-        return first
-
-    return make
+    return sc.Clone(_ALWAYS | sc.CLONE_NEWNET | sc.CLONE_PIDFD, cgroup=cgroup)
 
 
 def first_process(order: dict[str, Any], cgroup: int | None) -> First:

@@ -183,7 +183,7 @@ def _limit(number: int, wanted: tuple[int, int], clamped: tuple[int, int]) -> No
 def _new_keyring() -> None:
     """Leave the caller's session keyring behind; a kernel without keyrings has none to leave."""
     try:
-        syscalls.join_session_keyring()
+        syscalls.make(*syscalls.JOIN_SESSION_KEYRING)
     except OSError as error:
         if error.errno not in (_ENOSYS, _EDQUOT):
             raise

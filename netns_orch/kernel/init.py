@@ -234,8 +234,10 @@ class Supervisor:
                 _kill(self.pid, number)
 
     def _timeout(self) -> int | None:
+        if self.restart_at is None and self.kill_at is None:
+            return None
         moments = [at for at in (self.restart_at, self.kill_at) if at is not None]
-        return max(0, int((min(moments) - time.monotonic()) * 1000) + 1) if moments else None
+        return max(0, int((min(moments) - time.monotonic()) * 1000) + 1)
 
     def _timers(self) -> None:
         now = time.monotonic()

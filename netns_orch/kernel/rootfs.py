@@ -80,7 +80,8 @@ _PSEUDO = frozenset(
         *("securityfs", "selinuxfs", "sysfs", "tracefs"),
     )
 )
-_PLAIN = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV | sc.MOUNT_ATTR_NOEXEC
+PLAIN = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV | sc.MOUNT_ATTR_NOEXEC
+"""How everything but the root is mounted."""
 _PATH = os.O_PATH
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _NONE: tuple[()] = ()
@@ -236,7 +237,7 @@ class Builder:
     def _keep_view(self) -> None:
         """A plain copy of the store's mount: what is mounted inside it would be locked."""
         self.view = sc.open_tree(self.store, "")
-        sc.mount_setattr(self.view, sc.MOUNT_ATTR_RDONLY | _PLAIN)
+        sc.mount_setattr(self.view, sc.MOUNT_ATTR_RDONLY | PLAIN)
 
     def _mount_overlay(self, options: Options) -> int:
         if all(len(value or "") < _FSCONFIG_LIMIT for _, value in options):
@@ -303,7 +304,7 @@ class Builder:
     def _proc(self) -> None:
         self.doing = "mount /proc"
         if self.proc < 0:
-            self.proc = new_proc()
+            self.proc = sc.new_mount("proc", _NONE, PLAIN)
         self._over(self.proc, "proc")
 
     def _over(self, tree: int, name: str) -> None:
@@ -313,12 +314,12 @@ class Builder:
 
     def _sys(self) -> None:
         self.doing = "mount /sys"
-        self.sys = sc.new_mount("sysfs", _NONE, _PLAIN)
+        self.sys = sc.new_mount("sysfs", _NONE, PLAIN)
         self._over(self.sys, "sys")
         self.doing = "mount /sys/fs/cgroup"
         self._cgroups()
         writable = self.spec["privileged"]
-        sc.mount_setattr(self.sys, _PLAIN | (0 if writable else sc.MOUNT_ATTR_RDONLY), recursive=True)
+        sc.mount_setattr(self.sys, PLAIN | (0 if writable else sc.MOUNT_ATTR_RDONLY), recursive=True)
         if self.spec["nesting"]:
             self.doing = "hand its cgroups to it"
             self._delegate()
@@ -330,7 +331,7 @@ class Builder:
         if [name for name, _ in pairs] == [""]:
             _attach_below(sc.open_tree(sc.AT_FDCWD, pairs[0][1]), self.sys, "fs/cgroup")
             return
-        shelf = sc.new_mount("tmpfs", [("mode", "0755"), ("size", "64k")], _PLAIN)
+        shelf = sc.new_mount("tmpfs", [("mode", "0755"), ("size", "64k")], PLAIN)
         sc.move_mount(shelf, self.sys, "fs/cgroup")
         for name, path in pairs:
             os.mkdir(name, 0o755, dir_fd=shelf)
@@ -384,8 +385,8 @@ class Builder:
             pts.pop()  # it has no id here
         shm: Options = [("mode", "1777"), ("size", "64m")]
         self._below_dev("pts", "devpts", pts, no_exec)
-        self._below_dev("shm", "tmpfs", shm, _PLAIN)
-        self._below_dev("mqueue", "mqueue", [], _PLAIN)
+        self._below_dev("shm", "tmpfs", shm, PLAIN)
+        self._below_dev("mqueue", "mqueue", [], PLAIN)
         os.chown("pts", self.first_id, self.first_id, dir_fd=self.dev)
 
     def _below_dev(self, name: str, kind: str, options: Options, attributes: int) -> None:
@@ -484,7 +485,7 @@ class Builder:
 
     def _generated_file(self, name: str) -> int:
         tree = sc.open_tree(self.directory, name)
-        sc.mount_setattr(tree, sc.MOUNT_ATTR_RDONLY | _PLAIN)
+        sc.mount_setattr(tree, sc.MOUNT_ATTR_RDONLY | PLAIN)
         self._map(tree)
         return tree
 
@@ -508,13 +509,8 @@ class Builder:
     def _empty(self) -> int:
         """A new one each time: until Linux 6.15 a mount that is attached nowhere can't be copied."""
         tree = sc.open_tree(self.store, "empty")
-        sc.mount_setattr(tree, sc.MOUNT_ATTR_RDONLY | _PLAIN)
+        sc.mount_setattr(tree, sc.MOUNT_ATTR_RDONLY | PLAIN)
         return tree
-
-
-def new_proc() -> int:
-    """A detached /proc of the pid namespace that the caller is in."""
-    return sc.new_mount("proc", _NONE, _PLAIN)
 
 
 def _attach_below(tree: int, below: int, path: str) -> None:

@@ -146,9 +146,13 @@ _held = ctypes.PyDLL(None, use_errno=True)
 _INT, _TEXT, _POINTER = ctypes.c_long, ctypes.c_char_p, ctypes.c_void_p
 
 
-def _bind(name: str, *types: type, library: ctypes.CDLL = _libc) -> Callable[..., int]:
+_call: Callable[..., int] = _held["syscall"]
+_call.restype = _INT  # type: ignore[attr-defined]
+
+
+def _bind(name: str, *types: type) -> Callable[..., int]:
     """A function for one system call, with its argument types fixed once; raises OSError."""
-    function = library["syscall"]
+    function = _libc["syscall"]
     function.argtypes = (_INT, *types)
     function.restype = _INT
     number = NUMBERS.get(name, -1)
@@ -209,7 +213,6 @@ class _SockFprog(ctypes.Structure):
     _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-_clone3 = _bind("clone3", _POINTER, _INT, library=_held)
 _setns = _bind("setns", _INT, _INT)
 _unshare = _bind("unshare", _INT)
 _pidfd_open = _bind("pidfd_open", _INT, _INT)
@@ -220,9 +223,7 @@ _setfsuid = _bind("setfsuid", _INT)
 _setfsgid = _bind("setfsgid", _INT)
 _close_range = _bind("close_range", _INT, _INT, _INT)
 _sethostname = _bind("sethostname", _TEXT, _INT)
-_keyctl = _bind("keyctl", _INT, _TEXT, _INT, _INT, _INT)
 _capget = _bind("capget", _POINTER, _POINTER)
-_capset = _bind("capset", _POINTER, _POINTER)
 _seccomp = _bind("seccomp", _INT, _INT, _POINTER)
 _fallocate = _bind("fallocate", _INT, _INT, _INT, _INT)
 _openat2 = _bind("openat2", _INT, _TEXT, _POINTER, _INT)
@@ -241,30 +242,60 @@ def _path(path: str | bytes | None) -> bytes | None:
     return None if path is None else os.fsencode(path)
 
 
+# -- for a process that shares its memory with many --------------------------------------------------
+
+
+def prepared(name: str, *arguments: object) -> tuple[object, ...]:
+    """A system call for ``make``.  An argument is an int of 32 bits, bytes, None or a reference of ctypes."""
+    return NUMBERS.get(name, -1), *arguments
+
+
+def make(*call: object) -> int:
+    """Make a prepared call: no page of memory is written to that not any of them writes to."""
+    result = _call(*call)
+    return result if result >= 0 else _raise(f"system call {call[0]}")
+
+
 # -- processes and namespaces --------------------------------------------------------------------
 
 
 class Clone:
     """A clone3(2) with everything allocated before: calling it writes to next to no memory.
 
-    A fork with ``flags``: (pid, pidfd or -1) in the parent, (0, -1) in the child.  Only for a process with
-    one thread.  ``cgroup``: descriptor of the v2 cgroup to be born in.  ``exit_signal`` 17 is SIGCHLD.
+    A fork with ``flags``.  Only for a process with one thread.  ``cgroup``: descriptor of the v2 cgroup to be
+    born in.  ``exit_signal`` 17 is SIGCHLD.
     """
 
     def __init__(self, flags: int, exit_signal: int = 17, cgroup: int | None = None) -> None:
         self._pidfd = ctypes.c_int(-1)
-        self._arguments = _CloneArgs(flags=flags, exit_signal=exit_signal)
+        self._fields = _CloneArgs(flags=flags, exit_signal=exit_signal)
         if flags & CLONE_PIDFD:
-            self._arguments.pidfd = ctypes.addressof(self._pidfd)
+            self._fields.pidfd = ctypes.addressof(self._pidfd)
         if cgroup is not None:
-            self._arguments.flags |= CLONE_INTO_CGROUP
-            self._arguments.cgroup = cgroup
-        self._reference = ctypes.byref(self._arguments)
-        self._size = ctypes.sizeof(self._arguments)
+            self._fields.flags |= CLONE_INTO_CGROUP
+            self._fields.cgroup = cgroup
+        self.arguments = (NUMBERS["clone3"], ctypes.byref(self._fields), ctypes.sizeof(self._fields))
+        """Of ``Clone.call``: the pid in the parent, 0 in the child, -1 where it failed (``failure``)."""
+
+    call = _call
+
+    @property
+    def pidfd(self) -> int:
+        """In the parent, with CLONE_PIDFD."""
+        return self._pidfd.value
+
+    @staticmethod
+    def failure() -> OSError:
+        """Why the last call failed."""
+        number = ctypes.get_errno()
+        return OSError(number, f"clone3: {os.strerror(number)}")
 
     def __call__(self) -> tuple[int, int]:
-        pid = _clone3(self._reference, self._size)
-        return (pid, self._pidfd.value) if pid else (0, -1)
+        """(pid, pidfd or -1) in the parent, (0, -1) in the child; raises OSError."""
+        pid = self.call(*self.arguments)
+        if pid < 0:
+            raise self.failure()
+        return (pid, self.pidfd) if pid else (0, -1)
 
 
 def clone3(flags: int, exit_signal: int = 17, cgroup: int | None = None) -> tuple[int, int]:
@@ -326,12 +357,18 @@ def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
 
 def close_all_but(kept: Iterable[int]) -> None:
     """Close every descriptor that is not in ``kept``."""
-    first = 0
+    for call in prepared_close_all_but(kept):
+        make(*call)
+
+
+def prepared_close_all_but(kept: Iterable[int]) -> list[tuple[object, ...]]:
+    """The calls that do it."""
+    first, calls = 0, []
     for number in sorted(kept):
         if number > first:
-            close_range(first, number - 1)
+            calls.append(prepared("close_range", first, number - 1, 0))
         first = number + 1
-    close_range(first)
+    return [*calls, prepared("close_range", first, -1, 0)]
 
 
 def sethostname(name: str) -> None:
@@ -340,9 +377,8 @@ def sethostname(name: str) -> None:
     _sethostname(data, len(data))
 
 
-def join_session_keyring() -> None:
-    """A new, empty, anonymous session keyring in place of the inherited one."""
-    _keyctl(KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0)
+JOIN_SESSION_KEYRING = prepared("keyctl", KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0)
+"""A new, empty, anonymous session keyring in place of the inherited one."""
 
 
 def capget() -> int:
@@ -364,16 +400,13 @@ class Capabilities:
             self._data[word].permitted = (permitted >> shift) & 0xFFFFFFFF
             self._data[word].inheritable = (inheritable >> shift) & 0xFFFFFFFF
         self._header = _CapHeader(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
-        self._references = ctypes.byref(self._header), ctypes.byref(self._data)
-
-    def set(self) -> None:
-        """capset(2)."""
-        _capset(*self._references)
+        self.set = prepared("capset", ctypes.byref(self._header), ctypes.byref(self._data))
+        """The call that does it."""
 
 
 def capset(effective: int, permitted: int, inheritable: int = 0) -> None:
     """Set this process's capability masks."""
-    Capabilities(effective, permitted, inheritable).set()
+    make(*Capabilities(effective, permitted, inheritable).set)
 
 
 def set_file_owner(uid: int, gid: int) -> None:

@@ -1,7 +1,7 @@
 """The small process that forks containers.
 
-Owns: the orders, the cgroup v1 that a container's processes are born in, the first process of each (``clone``),
-who builds it (``build``), their records, and what becomes of them.
+Owns: the orders, the cgroup v1 that a container's processes are born in, the first process of each
+(``clone``), who builds it (``build``), their records, and what becomes of them.
 Must not: hold more memory than it must (a fat parent forks slowly), have a second thread, or outlive who
 started it.
 
@@ -92,24 +92,24 @@ class Building:
         """``cgroup.procs`` of its v1 cgroups."""
         self.cgroup: int | None = None
         """A descriptor of its v2 cgroup."""
-        self.make_first: Callable[[], clone.First] = self._make_first
-        self.make_builder = sc.Clone(0)
+        self.make_first: sc.Clone | None = None
+        """The system call that makes its first process, where a single one does."""
         self.user_namespace: bool = order["first_id"] is not None
 
     def open(self, host: dict[str, Any]) -> None:
         """Everything that can be done before the clones."""
         cgroup = self.order["cgroup"]
         self.site = build.Site(self.order, host)
-        self.doing = "enter its cgroup"
+        self.doing = "make its process in its cgroup"
         for directory in cgroup["v1"]:
             self.procs.append(os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
         if cgroup["v2"]:
             self.cgroup = os.open(cgroup["v2"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if clone.is_ordinary(self.order):
             self.make_first = clone.ordinary(self.cgroup)
-        self.make_builder = sc.Clone(0, cgroup=self.cgroup)
 
-    def _make_first(self) -> clone.First:
+    def make_first_by_steps(self) -> clone.First:
+        """Its first process, where it takes more than one system call."""
         assert self.site is not None
         if self.order["init"]:
             return clone.first_process(self.order, self.cgroup)
@@ -201,7 +201,9 @@ class Zygote:
         (an RCU grace period), but not those that follow it soon.
         """
         prepared = [item for item in batch if self._try(item, self._open)]
-        cloned = [item for item in prepared if self._try(item, self._clone)]
+        cloned = [
+            item for item in self._clone(prepared) if item.first or self._try(item, self._clone_by_steps)
+        ]
         alone = [item for item in cloned if item.user_namespace and self._try(item, self._fork_builder)]
         self._go_home()
         shared = self._fork_builders([item for item in cloned if not item.user_namespace])
@@ -230,11 +232,39 @@ class Zygote:
         item.open(self.host)
         self._note_home(item.order["cgroup"]["v1"])
 
-    def _clone(self, item: Building) -> None:
+    def _clone(self, batch: list[Building]) -> list[Building]:
+        """The first process of each that a single system call makes; all but those that failed.
+
+        One narrow loop: each page of memory that is written to between two clones is copied once more for
+        this process, and kept once more by the container.
+        """
+        items = [item for item in batch if item.make_first]
+        calls = [(item.site, item.procs, item.make_first.arguments) for item in items if item.make_first]
+        made: list[int | OSError] = []
+        clone3, write, note = sc.Clone.call, os.write, made.append
+        for site, procs, arguments in calls:
+            try:
+                for descriptor in procs:  # on v1 a child is born where its parent is
+                    write(descriptor, b"0")
+            except OSError as error:
+                note(error)
+                continue
+            pid = clone3(*arguments)
+            if not pid and site:
+                build.become_first(site, True)
+            note(pid if pid > 0 else sc.Clone.failure())
+        for item, result in zip(items, made, strict=True):
+            if isinstance(result, OSError):
+                self._failed(item, result)
+            elif item.make_first:
+                item.first = clone.First(result, item.make_first.pidfd)
+        return [item for item in batch if item.first or not item.make_first]
+
+    def _clone_by_steps(self, item: Building) -> None:
         assert item.site is not None
         item.enter()
         item.doing = "make its process"
-        first = item.make_first()
+        first = item.make_first_by_steps()
         if not first.pid:
             build.become_first(item.site, not item.user_namespace)
         item.first = first
@@ -247,7 +277,7 @@ class Zygote:
         sc.setns(item.first.pidfd, sc.CLONE_NEWPID)
         pid = -1
         try:
-            pid, _ = item.make_builder()
+            pid, _ = sc.clone3(0, cgroup=item.cgroup)
         finally:
             if pid:
                 sc.setns(self.own_pids, sc.CLONE_NEWPID)

@@ -262,8 +262,8 @@ def _not_rootless(port: Published) -> NotRootless:
     return NotRootless(
         f"{port} can't be published: an ordinary user needs pasta or slirp4netns for that",
         where=port.spec.where,
-        hint="install one of them (`apt-get install passt`), or look from inside: "
-        f"netorch exec {port.container} ...",
+        hint="install one of them (`apt-get install passt`; you need access to /dev/net/tun, too), "
+        f"or look from inside: netorch exec {port.container} ...",
     )
 
 

@@ -73,7 +73,7 @@ def host_facts(
         features=features(frozenset(want)),
         upstream_dns=upstream_dns(),
         rootless=realm.inside() is not None,
-        outside=outside.program() is not None or outside.installed(),
+        outside=outside.program() is not None or outside.lack() is None,
     )
 
 

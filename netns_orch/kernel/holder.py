@@ -23,7 +23,7 @@ import socket
 import struct
 from contextlib import suppress
 
-from netns_orch.kernel import baseline, realm
+from netns_orch.kernel import baseline, hostroot, realm
 from netns_orch.kernel import syscalls as sc
 
 TYPE_CHECKING = False
@@ -104,6 +104,8 @@ class Holder:
         for name, (kind, what) in entries:
             with suppress(OSError):
                 _attach(f"/run/{name}", kind, what)
+        os.mkdir(hostroot.STORE)
+        sc.mount("tmpfs", hostroot.STORE, "tmpfs", sc.MS_NOSUID | sc.MS_NODEV, "mode=755")
         os.chdir("/")
 
     def _network(self) -> None:

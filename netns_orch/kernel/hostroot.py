@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     Part = tuple[str, str, str]
 
-GROUND = "/run/.netorch-ground"
+STORE = "/run/.netorch-ground"
+"""A tmpfs of the realm's own: there are thousands of files to be made, and none to be kept."""
+GROUND = f"{STORE}/tree"
 """The layer between, made once for each realm."""
 COPIED = "/etc"
 WRITABLE = ("/etc", "/var", "/root", "/home", "/opt", "/srv", "/mnt", "/media", "/usr/local")

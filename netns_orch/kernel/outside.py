@@ -30,11 +30,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from netns_orch.errors import KernelError, Where
-from netns_orch.kernel import realm
+from netns_orch.kernel import realm, uplabs
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.realm import Realm
 
-HOW_TO = "for that, apt-get install passt"
+TUN = "/dev/net/tun"
 INTERFACE = "uplink"
 """As in a private lab of root's."""
 ADDRESS, GATEWAY, PREFIX = "100.64.0.2", "100.64.0.1", 30
@@ -77,9 +77,25 @@ def program() -> str | None:
     return str(about["program"]) if about else None
 
 
-def installed() -> bool:
-    """Whether there is a program that could."""
-    return any(shutil.which(name) for name in _WORDS)
+def why_closed() -> str:
+    """Why no program leads out of the realm that this process is in, in words."""
+    if (missing := lack()) is not None:
+        return f"for that, {missing}"
+    about = uplabs.read_json(_SIGN) or {}
+    return str(about.get("failed") or "the program that led there has ended")
+
+
+def lack() -> str | None:
+    """What this user needs, to have a lab that is not closed; None: there is all of it.
+
+    The programs open /dev/net/tun as the user whose lab it is; udev makes it everybody's, a host without
+    udev may leave it root's.
+    """
+    if not any(shutil.which(name) for name in _WORDS):
+        return "apt-get install passt"
+    if os.access(TUN, os.R_OK | os.W_OK):
+        return None
+    return f"as root, chmod 666 {TUN}" if os.path.exists(TUN) else "as root, modprobe tun"
 
 
 def published(here: Realm) -> list[Port] | None:
@@ -94,18 +110,17 @@ def _sign(here: Realm) -> str:
 
 def _about(path: str) -> dict[str, Any] | None:
     """What was written down of one that runs still."""
-    try:
-        about: dict[str, Any] = json.loads(Path(path).read_text("ascii"))
-    except (OSError, ValueError):
-        return None
-    return about if realm.start_time(about["pid"]) == about["start_time"] else None
+    about: dict[str, Any] = uplabs.read_json(path) or {}
+    lives = "pid" in about and realm.start_time(about["pid"]) == about["start_time"]
+    return about if lives else None
 
 
 def connect(here: Realm, ports: Sequence[Port]) -> None:
     """Lead out of a realm, and these ports of the host into it, by the first program that is installed.
 
-    For a process that has not entered it.  One that does just that already stays; without any, nothing is
-    done.  KernelError where a port is somebody else's.
+    For a process that has not entered it.  One that does just that already stays; where one can't be had
+    (``lack``), nothing is done.  One that does not come up (a host with no way out itself) is no error, but
+    for ports.  KernelError where a port is somebody else's.
     """
     sign, keys = _sign(here), [port.key for port in ports]
     about = _about(sign)
@@ -114,12 +129,25 @@ def connect(here: Realm, ports: Sequence[Port]) -> None:
     _check([port for port in ports if about is None or port.key not in about["ports"]])
     if about is not None:
         _stop(about)
+    if lack() is not None:
+        return
+    about = {}
     for name in _WORDS:
         if path := shutil.which(name):
-            pid = _start(here, name, path, ports)
+            try:
+                pid = _start(here, name, path, ports)
+            except KernelError as error:
+                if ports:
+                    raise
+                about.setdefault("failed", f"{error.what}: {_last_line(error.details)}")
+                continue
             about = {"program": name, "pid": pid, "start_time": realm.start_time(pid), "ports": keys}
-            Path(sign).write_text(json.dumps(about), "ascii")
-            return
+            break
+    Path(sign).write_text(json.dumps(about), "ascii")
+
+
+def _last_line(said: str | None) -> str:
+    return (said or "it said nothing").splitlines()[-1]
 
 
 def _stop(about: dict[str, Any]) -> None:
@@ -166,7 +194,7 @@ def _start(here: Realm, name: str, path: str, ports: Sequence[Port]) -> int:
     pid = int(done.stdout)
     started, deadline = realm.start_time(pid), time.monotonic() + _PATIENCE
     while not (_has_route(holder) and (name == "pasta" or os.path.exists(api))):
-        if realm.start_time(pid) != started or time.monotonic() > deadline:
+        if started is None or realm.start_time(pid) != started or time.monotonic() > deadline:
             said = Path(log).read_text("utf-8", "replace").strip()
             raise KernelError(f"{name}, the way out of the lab, did not come up", details=said or None)
         time.sleep(0.005)
@@ -237,8 +265,14 @@ def main(holder: int, log: str, words: list[str]) -> None:
     sc.setns(pidfd, sc.CLONE_NEWUSER)
     sc.setns(pidfd, sc.CLONE_NEWPID)
     if pid := os.fork():
-        sys.stdout.write(f"{pid}\n")
+        os.waitpid(pid, 0)
         return
+    # One fork more: whose parent was in that pid namespace becomes the holder's child, and is reaped by it.
+    # A child of ours would be left to the host's PID 1: it may take its time, and the holder would wait.
+    if os.fork():
+        os._exit(0)
+    sys.stdout.write(f"{os.readlink('/proc/self')}\n")  # of the host's /proc, and so the host's number
+    sys.stdout.flush()
     os.setsid()
     written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     for number in (1, 2):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,10 @@ class TestHost:
         _done(libc.unshare(CLONE_NEWNS | CLONE_NEWNET), "unshare")
         _done(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "make / private")
         _done(libc.mount(b"tmpfs", b"/run", b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=755"), "mount /run")
+        # As udev makes it; on a machine without udev it is root's alone.
+        _done(libc.mount(b"tmpfs", b"/dev/net", b"tmpfs", MS_NOSUID, b"mode=755"), "mount /dev/net")
+        os.mknod("/dev/net/tun", stat.S_IFCHR, os.makedev(10, 200))
+        os.chmod("/dev/net/tun", 0o666)
         Path("/run/mount").mkdir()  # mount(8) would make it, and no test shall be blamed for that
         for name, value in SYSCTLS.items():
             Path("/proc/sys", *name.split(".")).write_text(value)

@@ -65,8 +65,20 @@ class NetorchError(Exception):
             self.where = where
         return self
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """As it is, whatever its class is made of: errors come back from processes that work for others."""
+        return _error_again, (type(self), self.args, self.__dict__.copy())
+
     def __str__(self) -> str:
         return render(self)
+
+
+def _error_again(
+    kind: type[NetorchError], args: tuple[object, ...], about: dict[str, object]
+) -> NetorchError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(about)
+    return error
 
 
 class UsageError(NetorchError):

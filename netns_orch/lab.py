@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netns_orch import engine
-from netns_orch.errors import KernelError, LabFileError, NetorchError, PermissionNeeded, UsageError, Where
+from netns_orch.errors import KernelError, LabFileError, NetorchError, UsageError, Where
 from netns_orch.journal import Applied, Journal
 from netns_orch.kernel import outside, owners, realm, userdir
 from netns_orch.kernel.driver import LabKernel, host_id
@@ -155,9 +155,6 @@ def up(
     off.
     """
     started = time.monotonic()
-    if userdir.is_ordinary():
-        hint = "as an ordinary user: netorch up, netorch test"
-        raise PermissionNeeded("a program needs root to build labs of its own", hint=hint)
     wiring = _buildable(topology)
     kernel = LabKernel(topology.name)
     _refuse_other_file(topology, kernel.directory)
@@ -183,7 +180,7 @@ def _where(topology: Topology) -> str:
         return "in a namespace of their own" if topology.netns == "private" else "on this host"
     program = outside.program()
     if program is None:
-        return f"in a namespace of their own, rootless; nothing goes out or in: {outside.HOW_TO}"
+        return f"in a namespace of their own, rootless; nothing goes out or in: {outside.why_closed()}"
     return f"in a namespace of their own, rootless; outside by {program}"
 
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ import pytest
 
 if TYPE_CHECKING:
     from netns_orch.api import Lab, Topology
-    from netns_orch.checks import Recorder, Result
+    from netns_orch.checks import Result
     from netns_orch.labfile.model import Check
     from netns_orch.labfile.model import Topology as Model
 
@@ -116,22 +117,22 @@ class _Kept:
         from netns_orch import api
 
         self._config = config
-        self._recorder: Recorder | None = None
+        self._recording: Generator[None, Path | None, None] | None = None
         path = directory / source if isinstance(source, (str, Path)) else source
         stem = path.stem if isinstance(path, Path) else path.name
         options = {"private": True, "name": _fresh_name(stem), "owner_pid": os.getpid(), **options}
         options["volumes"] = [f"{tmp_path}:{tmp_path}", *options.get("volumes", ())]
         with _Skipping(config):
             self.lab = api.up(path, **options)
-        self._recorder = _recorder(config, self.lab)
+        self._recording = _recording(config, self.lab)
 
     def close(self, failed: str | None) -> None:
         """Take it down; with the name of a test that failed, its artefacts are written before."""
         try:
-            if self._recorder is not None:
-                self._recorder.stop()
-                if failed is not None:
-                    self._recorder.write(_artifacts(self._config) / _slug(failed))
+            if self._recording is not None:
+                with suppress(StopIteration):
+                    place = None if failed is None else _artifacts(self._config) / _slug(failed)
+                    self._recording.send(place)
         finally:
             self.lab.down(wait=60.0)
 
@@ -238,12 +239,16 @@ def _artifacts(config: pytest.Config) -> Path:
     return Path(config.rootpath) / str(config.getoption("netorch_artifacts"))
 
 
-def _recorder(config: pytest.Config, lab: Lab) -> Recorder | None:
+def _recording(config: pytest.Config, lab: Lab) -> Generator[None, Path | None, None] | None:
+    """Packets are recorded from now on; what is sent ends it: the directory for all that is kept, or None."""
     if not config.getoption("netorch_artifacts"):
         return None
-    from netns_orch.checks import Recorder
+    from netns_orch import rootless
+    from netns_orch.checks import recording
 
-    return Recorder(lab.name).start()
+    begun = rootless.converse(lab.name, recording, lab.name)
+    next(begun)
+    return begun
 
 
 # -- lab files as tests ----------------------------------------------------------------------------
@@ -337,9 +342,10 @@ class CheckItem(_LabItem):
 
     def runtest(self) -> None:
         """Prove it with real packets."""
-        from netns_orch import checks
+        from netns_orch import checks, rootless
 
-        self._expect(checks.run_checks(self.parent.lab().name, self.parent.topology, [self.check]))
+        lab = self.parent.lab().name
+        self._expect(rootless.call(lab, checks.run_checks, lab, self.parent.topology, [self.check]))
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Where it stands."""
@@ -352,9 +358,10 @@ class ScenarioItem(_LabItem):
 
     def runtest(self) -> None:
         """Play it."""
-        from netns_orch import checks
+        from netns_orch import checks, rootless
 
-        self._expect(checks.run_scenario(self.parent.lab().name, self.parent.topology))
+        lab = self.parent.lab().name
+        self._expect(rootless.call(lab, checks.run_scenario, lab, self.parent.topology))
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Where it stands."""

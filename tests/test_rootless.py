@@ -36,11 +36,15 @@ def _may_have_user_namespaces(uid: int) -> bool:
 
 @pytest.fixture
 def base() -> Iterator[Path]:
-    """A directory that every user can pass through; pytest's own is root's alone."""
+    """A directory that every user can pass through; pytest's own is root's alone.
+
+    In memory, as a user's run directory is.
+    """
     path = Path(tempfile.mkdtemp(prefix="netorch-test-"))
-    path.chmod(0o711)
+    run("mount", "-t", "tmpfs", "-o", "mode=711", "netorch-test", str(path))
     yield path
-    shutil.rmtree(path)
+    run("umount", str(path))
+    path.rmdir()
 
 
 @pytest.fixture(scope="session")
@@ -230,7 +234,7 @@ def _runs(pid: int) -> bool:
 KILLED = """
 import sys
 from netns_orch import lab
-from netns_orch.cli import rootless
+from netns_orch import rootless
 from support.faults import Fault
 with rootless.command():
     topology = lab.load("lab.yaml")

@@ -1,26 +1,27 @@
 """A lab that runs, in the hands of a program: its containers, its cables, what it says of itself.
 
-Owns: handles that name what they stand for and hold nothing open.  Must not: know how anything is done.
+Owns: handles that name what they stand for and hold nothing open.  Must not: know how anything is done, or
+where: all of it is done by ``rootless.call``, which goes to where the lab is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netns_orch import cables, operate
+from netns_orch import cables, operate, rootless
 from netns_orch import lab as labs
 from netns_orch.api.topology import Topology
-from netns_orch.errors import CommandFailed, NetorchError, UsageError
-from netns_orch.kernel import programs
-from netns_orch.kernel.namespaces import visiting
+from netns_orch.errors import CommandFailed, NetorchError, PermissionNeeded, UsageError
+from netns_orch.kernel import namespaces, programs, userdir
 from netns_orch.labfile import short
 from netns_orch.labfile.model import Volume
 from netns_orch.labfile.units import Wrong
 
 if TYPE_CHECKING:
+    from socket import socket
     from types import TracebackType
 
     from netns_orch.checks import Result
@@ -50,7 +51,9 @@ def up(
     seconds: ``timeout`` for the whole, ``wait`` for another process that works on the lab, ``ttl`` until
     ``netorch gc`` may remove it, as when the process ``owner_pid`` has ended.  ``volumes`` are mounted in
     every container, beside its own.
-    Raises LabFileError (2), UsageError (2), LockHeld, KernelError: what failed, where, and a hint.
+    For an ordinary user it is a lab of his own (README, Rootless).
+    Raises LabFileError (2), UsageError (2), LockHeld, KernelError: what failed, where, and a hint;
+    PermissionNeeded where this host lets no ordinary user have a lab.
     """
     with _placed(source):
         model = _model(source, name, variables)
@@ -58,8 +61,14 @@ def up(
             model.netns = "private"
         for container in model.containers.values():
             container.volumes += [_volume(text) for text in volumes]
-        report = labs.up(
-            model, keep_failed=keep_failed, timeout=timeout, wait=wait, ttl=ttl, owner_pid=owner_pid
+        report = rootless.build(
+            model,
+            labs.up,
+            keep_failed=keep_failed,
+            timeout=timeout,
+            wait=wait,
+            ttl=ttl,
+            owner_pid=owner_pid,
         )
     return Lab(report.lab, report)
 
@@ -104,8 +113,9 @@ class Lab:
     @classmethod
     def find(cls, selector: str | Path | None = None) -> Lab:
         """A lab that is up, by its name or FILE; without: the one that the command line would mean."""
+        rootless.look()
         found = cls(labs.find(None if selector is None else str(selector)))
-        labs.known(found.name)
+        rootless.call(found.name, _known, found.name)
         return found
 
     def __repr__(self) -> str:
@@ -121,7 +131,7 @@ class Lab:
 
     def down(self, *, wait: float | None = None) -> labs.DownReport:
         """Remove every trace of it; a second time is no error."""
-        return labs.down(self.name, wait=wait)
+        return rootless.call(self.name, labs.down, self.name, wait=wait, needed=False)
 
     def converge(self, source: Topology | str | Path, **options: Any) -> labs.UpReport | None:
         """Change what differs from ``source``; the options of ``up``, and its report."""
@@ -136,8 +146,7 @@ class Lab:
 
     def __getitem__(self, name: str) -> Node:
         """A container; UsageError with the nearest name where there is none."""
-        _, applied = labs.known(self.name)
-        labs.known_node(self.name, name, applied)
+        rootless.call(self.name, _known, self.name, name)
         return Node(self.name, name)
 
     def __iter__(self) -> Iterator[Node]:
@@ -149,8 +158,7 @@ class Lab:
 
     def link(self, a: str, b: str | None = None) -> Link:
         """The cables between two names (nodes, bridges, ``red:eth1``), or all that end at one."""
-        _, applied = labs.known(self.name)
-        cables.find(applied.state, a, b)
+        rootless.call(self.name, _known_cables, self.name, a, b)
         return Link(self.name, a, b)
 
     # -- what holds in it --------------------------------------------------------------------------
@@ -164,7 +172,7 @@ class Lab:
         from netns_orch import checks
 
         model = self._with_check(keys)
-        (result,) = checks.run_checks(self.name, model, model.checks)
+        (result,) = rootless.call(self.name, checks.run_checks, self.name, model, model.checks)
         return result
 
     def reach(self, a: str, b: str, *, within: str | None = None) -> bool:
@@ -175,7 +183,7 @@ class Lab:
     def _with_check(self, keys: Mapping[str, Any]) -> Model:
         """A topology of the lab's names, with one check: what is said is read as in a file."""
         said = Topology(self.name)
-        groups = labs.groups(self.name)
+        groups = rootless.call(self.name, labs.groups, self.name)
         scaled = {member for members in groups.values() for member in members}
         for group, members in groups.items():
             said.container(group, scale=len(members))
@@ -189,15 +197,15 @@ class Lab:
 
     def ps(self) -> list[dict[str, Any]]:
         """The containers, as ``netorch ps --json``."""
-        return labs.ps(self.name)
+        return rootless.call(self.name, labs.ps, self.name)
 
     def status(self, *, strict: bool = False) -> dict[str, Any]:
         """Drift and what is extra, as ``netorch status --json``."""
-        return labs.status(self.name, strict=strict)
+        return rootless.call(self.name, labs.status, self.name, strict=strict)
 
     def inspect(self) -> dict[str, Any]:
         """Everything, as ``netorch inspect LAB``."""
-        return labs.inspect(self.name)
+        return rootless.call(self.name, labs.inspect, self.name)
 
 
 class Node:
@@ -259,38 +267,54 @@ class Node:
         how = programs.How(user, working_dir, environment, tty)
         return programs.start(self.lab, self.name, _words(command), how, **options)
 
+    # -- its network, in the hands of the program --------------------------------------------------
+
+    def socket(self, family: int = 2, type: int = 1, proto: int = 0) -> socket:
+        """A socket in the container's network (AF_INET and SOCK_STREAM, if nothing else is said).
+
+        It stays there for its life, whoever uses it: ``bind``, ``connect`` and the like speak of the
+        container's addresses.  For root and ordinary users.
+        """
+        return rootless.call(self.lab, _socket, self.lab, self.name, family, type, proto)
+
     @contextmanager
     def netns(self) -> Iterator[None]:
         """Within the block the calling thread is in the container's network namespace (setns(2)).
 
         A socket that is opened there stays there for its life.  Other threads stay where they are.  What
-        asks netorch itself has its place outside of the block: in there is another host.  It needs root.
+        asks netorch itself has its place outside of the block: in there is another host.
+        It needs root; else PermissionNeeded: with ``socket`` an ordinary user has one from there.
         """
+        if userdir.is_ordinary():
+            raise PermissionNeeded(
+                f"{self.name}: only root's threads can enter a container's network namespace",
+                hint=f"lab[{self.name!r}].socket() opens a socket there, run() and popen() programs",
+            )
         kernel, _ = labs.known(self.lab)
-        with visiting(kernel.running(self.name).pid):
+        with namespaces.visiting(kernel.running(self.name).pid):
             yield
 
     # -- what is done to it ------------------------------------------------------------------------
 
     def restart(self) -> None:
         """End its command, mount its root afresh, run ``setup`` and the command again; its network stays."""
-        labs.restart(self.lab, [self.name])
+        rootless.call(self.lab, labs.restart, self.lab, [self.name])
 
     def pause(self) -> None:
         """Freeze all of its processes."""
-        operate.pause(self.lab, [self.name])
+        rootless.call(self.lab, operate.pause, self.lab, [self.name])
 
     def unpause(self) -> None:
         """Let it go on."""
-        operate.unpause(self.lab, [self.name])
+        rootless.call(self.lab, operate.unpause, self.lab, [self.name])
 
     def kill(self, signal: str = "KILL") -> None:
         """Send its command a signal, by name or number."""
-        operate.kill(self.lab, [self.name], signal)
+        rootless.call(self.lab, operate.kill, self.lab, [self.name], signal)
 
     def wait(self) -> int:
         """Block until its command has ended; the exit code."""
-        return operate.wait(self.lab, self.name)
+        return rootless.call(self.lab, operate.wait, self.lab, self.name)
 
     # -- what it says of itself --------------------------------------------------------------------
 
@@ -308,15 +332,15 @@ class Node:
 
     def ps(self) -> dict[str, Any]:
         """Its row of ``netorch ps --json``."""
-        return next(row for row in labs.ps(self.lab) if row["name"] == self.name)
+        return next(row for row in rootless.call(self.lab, labs.ps, self.lab) if row["name"] == self.name)
 
     def inspect(self) -> dict[str, Any]:
         """Everything, as ``netorch inspect NODE``."""
-        return labs.inspect(self.lab, self.name)
+        return rootless.call(self.lab, labs.inspect, self.lab, self.name)
 
     def logs(self, *, tail: int | None = None) -> str:
         """What its command printed, or the last ``tail`` lines of it."""
-        return b"".join(labs.logs(self.lab, self.name, tail=tail)).decode(errors="replace")
+        return rootless.call(self.lab, _logs, self.lab, self.name, tail).decode(errors="replace")
 
 
 class Link:
@@ -330,24 +354,52 @@ class Link:
 
     def up(self) -> list[dict[str, Any]]:
         """Plug them in; how they are then."""
-        return cables.switch(self.lab, self.a, self.b, up=True, wait=_PATIENCE)
+        return self._do(cables.switch, up=True, wait=_PATIENCE)
 
     def down(self) -> list[dict[str, Any]]:
         """Unplug them: carrier goes with it."""
-        return cables.switch(self.lab, self.a, self.b, up=False, wait=_PATIENCE)
+        return self._do(cables.switch, up=False, wait=_PATIENCE)
 
     def set(self, **impairments: str | int) -> list[dict[str, Any]]:
         """Impair them, in the lab file's words: ``set(delay="50ms", loss="1%")``."""
         texts = {key: str(value) for key, value in impairments.items()}
-        return cables.impair(self.lab, self.a, self.b, texts, wait=_PATIENCE)
+        return self._do(cables.impair, texts, wait=_PATIENCE)
 
     def reset(self) -> list[dict[str, Any]]:
         """Put them back to what the lab file says."""
-        return cables.reset(self.lab, self.a, self.b, wait=_PATIENCE)
+        return self._do(cables.reset, wait=_PATIENCE)
 
     def show(self) -> list[dict[str, Any]]:
         """How they are now, a row for each cable."""
-        return cables.show(self.lab, self.a, self.b)
+        return self._do(cables.show)
+
+    def _do(
+        self, function: Callable[..., list[dict[str, Any]]], *args: Any, **options: Any
+    ) -> list[dict[str, Any]]:
+        return rootless.call(self.lab, function, self.lab, self.a, self.b, *args, **options)
+
+
+# -- what is done where the lab is -------------------------------------------------------------------
+
+
+def _known(lab: str, node: str | None = None) -> None:
+    _, applied = labs.known(lab)
+    if node is not None:
+        labs.known_node(lab, node, applied)
+
+
+def _known_cables(lab: str, a: str, b: str | None) -> None:
+    _, applied = labs.known(lab)
+    cables.find(applied.state, a, b)
+
+
+def _socket(lab: str, node: str, family: int, kind: int, protocol: int) -> socket:
+    kernel, _ = labs.known(lab)
+    return namespaces.open_socket(kernel.running(node).pid, family, kind, protocol)
+
+
+def _logs(lab: str, node: str, tail: int | None) -> bytes:
+    return b"".join(labs.logs(lab, node, tail=tail))
 
 
 def _words(command: str | Sequence[str]) -> list[str]:

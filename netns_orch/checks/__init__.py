@@ -20,7 +20,7 @@ own commands.
 
 from __future__ import annotations
 
-from netns_orch.checks.artifacts import Recorder
+from netns_orch.checks.artifacts import recording
 from netns_orch.checks.bench import Bench, open_bench
 from netns_orch.checks.outcome import Result, Trial
 from netns_orch.checks.run import run_check, run_checks
@@ -28,6 +28,6 @@ from netns_orch.checks.scenario import run_scenario
 from netns_orch.checks.suite import Order, Report, run_file, run_files
 
 __all__ = [
-    "Bench", "Order", "Recorder", "Report", "Result", "Trial", "open_bench", "run_check", "run_checks",
+    "Bench", "Order", "Report", "Result", "Trial", "open_bench", "recording", "run_check", "run_checks",
     "run_file", "run_files", "run_scenario",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ Owns: which files, and when.  Must not: change the lab, or fail a test because s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -93,6 +93,18 @@ class Recorder:
             yield
         except (NetorchError, OSError) as error:
             self.notes.append(f"{what}: {getattr(error, 'what', error)}")
+
+
+def recording(lab: str) -> Generator[None, Path | None, None]:
+    """Record until a directory is sent, or None; there all is written, as far as it can be."""
+    recorder = Recorder(lab).start()
+    directory = None
+    try:
+        directory = yield
+    finally:
+        recorder.stop()
+        if directory is not None:
+            recorder.write(directory)
 
 
 @contextmanager

@@ -56,8 +56,9 @@ def _complete(words: list[str]) -> int:
 
 
 def _test() -> int:
+    from netns_orch import rootless
     from netns_orch.checks import suite
-    from netns_orch.cli import choose, rootless
+    from netns_orch.cli import choose
 
     with rootless.command():
         return suite.work(lambda topology: choose.settle(topology, building=True))

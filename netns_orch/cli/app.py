@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from netns_orch import __version__
-from netns_orch.cli import capture, changes, choose, doctor, gc, labs, link, operate, rootless, test, views
+from netns_orch import __version__, rootless
+from netns_orch.cli import capture, changes, choose, doctor, gc, labs, link, operate, test, views
 from netns_orch.cli.output import note, out, out_bytes, out_json
 from netns_orch.cli.usage import CLICK_USAGE_ERROR, Command, Group, translated
 from netns_orch.cli.words import (

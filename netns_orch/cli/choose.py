@@ -33,7 +33,7 @@ def settle(topology: Topology, *, building: bool = False) -> None:
 
     PermissionNeeded where this host lets no ordinary user have one.
     """
-    from netns_orch.cli import rootless
+    from netns_orch import rootless
 
     rootless.settle(topology, building=building)
 
@@ -55,14 +55,14 @@ def can_settle(topology: Topology) -> bool:
 
 def look() -> list[str]:
     """Before labs are looked for: forget those of this user whose first process was killed; their names."""
-    from netns_orch.cli import rootless
+    from netns_orch import rootless
 
     return rootless.look()
 
 
 def each(function: Callable[[], Iterable[T]]) -> Iterable[T]:
     """What ``function`` finds on this host; for an ordinary user in the realm of each of his labs."""
-    from netns_orch.cli import rootless
+    from netns_orch import rootless
 
     return rootless.each(function)
 
@@ -126,8 +126,7 @@ def _neither(word: str, rows: Mapping[str, Any]) -> UsageError:
 
 def lab_name(word: str | None, *, node: str | None = None, needed: bool = True) -> str:
     """The lab that FILE, LAB or nothing means (DESIGN section 3); with a node, the only lab that has it."""
-    from netns_orch import lab
-    from netns_orch.cli import rootless
+    from netns_orch import lab, rootless
 
     rootless.look()
     name = lab.find(word, node=node)
@@ -152,8 +151,7 @@ def _refuse_namesake(name: str, file: Path) -> None:
 
 def down_name(word: str | None) -> str | None:
     """The lab to take down; None where no lab is up, which is no error for ``down``."""
-    from netns_orch import lab
-    from netns_orch.cli import rootless
+    from netns_orch import lab, rootless
 
     rootless.look()
     if word is None and not lab.labs():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from netns_orch.cli import choose, rootless
+from netns_orch import rootless
+from netns_orch.cli import choose
 from netns_orch.cli.output import Progress, error_text, note, out, out_json, plan_line, warn
 from netns_orch.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, LabFileError, NetorchError, UsageError
 

@@ -9,8 +9,8 @@
 - network: ``netlink`` and ``messages`` (bytes), ``network`` (changes), ``netobserve`` (what is there).
 - checks: ``prober`` (the way in), ``probes`` and ``stream`` (packets that ask), and what they are made of.
 - rootless: ``realm`` (a lab's own namespaces, and the way in) and ``founding`` (how they come to be), by
-  ``holder`` and ``idmap``; ``outside`` (the way out), ``hostroot`` (the host's root in parts), ``ids``,
-  ``userdir``.
+  ``holder`` and ``idmap``; ``workers`` (who goes there for programs), ``outside`` (the way out), ``hostroot``
+  (the host's root in parts), ``ids``, ``userdir``.
 - the host: ``hosttable``, ``publish`` and ``forwarding`` (nft), ``portholders`` (who has which port),
   ``hostsysctl``, ``facts``, ``rundir`` (files and locks), ``leftovers`` (what bears our marks, and whose
   it is).

@@ -97,6 +97,12 @@ def _setns(descriptor: int) -> None:
         raise OSError(number, os.strerror(number), "setns")
 
 
+def open_socket(pid: int, family: int, kind: int, protocol: int) -> socket.socket:
+    """A socket of the network namespace of ``pid``, whoever uses it; KernelError, or the kernel's own."""
+    with visiting(pid):
+        return socket.socket(family, kind, protocol)
+
+
 def run_in_thread(function: Callable[[threading.Event], T]) -> T:
     """Run ``function`` in a thread of its own and return its result, or raise what it raised.
 

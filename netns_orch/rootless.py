@@ -1,22 +1,24 @@
-"""Into the realm of a lab, for commands of an ordinary user; for root there is nothing to do.
+"""Into the realm of a lab, for an ordinary user; for root there is nothing to do.
 
-Owns: when a realm is made, entered, left and ended, and that realms which have ended leave no files.
-Must not: know how a realm is made (``kernel.founding``), or what a command does in it.
+Owns: when a realm is made, entered, left and ended, and that realms which have ended leave no files; for
+commands, which go there themselves, and for programs, which have workers go there for them.
+Must not: know how a realm is made (``kernel.founding``), or what is done in it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from netns_orch.errors import PermissionNeeded, UsageError
 from netns_orch.kernel import userdir
 
 if TYPE_CHECKING:
     from netns_orch.kernel.outside import Port
+    from netns_orch.kernel.workers import Server
     from netns_orch.labfile.model import Topology
 
 T = TypeVar("T")
@@ -105,3 +107,75 @@ def each(function: Callable[[], Iterable[T]]) -> Iterable[T]:
     for lab in userdir.names():
         found += founding.call_in(lab, lambda: list(function()))
     return found
+
+
+# -- for programs ----------------------------------------------------------------------------------
+
+_PRELOAD = (
+    *("api", "cables", "checks", "lab", "labfile", "graph", "operate", "resolve", "views"),
+    *("kernel.founding", "kernel.network", "kernel.outside", "kernel.prober", "kernel.runtime"),
+)
+"""What nearly every call takes."""
+
+
+def build(topology: Topology, function: Callable[..., T], **options: Any) -> T:
+    """``function(topology, **options)``, which builds or changes the lab, where the lab is to be."""
+    if userdir.is_ordinary():
+        result: T = _server().call(_building, topology, function, **options)
+        return result
+    return function(topology, **options)
+
+
+def call(lab: str, function: Callable[..., T], *args: Any, needed: bool = True, **options: Any) -> T:
+    """``function(*args, **options)`` where the lab is; UsageError if it is not up but ``needed``.
+
+    An ordinary user's function is called in a worker: it is one of a module, and it and all that goes in and
+    out can be pickled, but that it may return a socket.
+    """
+    if userdir.is_ordinary():
+        result: T = _server().call(_within, lab, needed, function, *args, **options)
+        return result
+    return function(*args, **options)
+
+
+def converse(
+    lab: str, function: Callable[..., Generator[Any, Any, None]], *args: Any
+) -> Generator[Any, Any, None]:
+    """As ``call`` for a generator function: it runs as long as the generator that is returned."""
+    if userdir.is_ordinary():
+        return _server().converse(_talking, lab, function, *args)
+    return function(*args)
+
+
+def _server() -> Server:
+    from netns_orch.kernel import workers
+
+    return workers.server(tuple(f"netns_orch.{name}" for name in _PRELOAD))
+
+
+def _building(topology: Topology, function: Callable[..., T], **options: Any) -> T:
+    with command():
+        settle(topology, building=True)
+        return function(topology, **options)
+
+
+def _within(lab: str, needed: bool, function: Callable[..., T], *args: Any, **options: Any) -> T:
+    with command():
+        _go(lab, needed=needed)
+        return function(*args, **options)
+
+
+def _talking(
+    lab: str, function: Callable[..., Generator[Any, Any, None]], *args: Any
+) -> Generator[Any, Any, None]:
+    with command():
+        _go(lab, needed=True)
+        yield from function(*args)
+
+
+def _go(lab: str, *, needed: bool) -> None:
+    from netns_orch.kernel.realm import Realm
+
+    if not Realm(lab).open():
+        look()
+    enter(lab, needed=needed)

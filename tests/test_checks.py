@@ -499,17 +499,29 @@ def test_junit_has_a_case_for_each_check() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "kind"),
-    [("not built", "error"), ("invalid", "error"), ("skipped", "skipped"), ("no checks", "skipped")],
+    ("state", "beside", "alone"),
+    [
+        ("not built", "error", "error"),
+        ("invalid", "error", "error"),
+        ("skipped", "skipped", "error"),
+        ("no checks", "skipped", "error"),
+    ],
 )
-def test_junit_of_what_was_not_run(state: Any, kind: str) -> None:
-    """The number of cases does not depend on what became of the lab, where that number is known."""
+def test_junit_of_what_was_not_run(state: Any, beside: str, alone: str) -> None:
+    """The number of cases does not depend on what became of the lab, where that number is known.
+
+    What nothing was done for is skipped beside a file that passed; alone it is an error, as by the exit code.
+    """
     planned = 3 if state in ("not built", "skipped") else 0
-    found = cases(report(state, planned=planned, errors=["error: it broke\nhint: mend it"]))
-    assert len(found) == max(1, planned)
-    for case in found:
-        child = case.find(kind)
-        assert child is not None and child.get("message") == "it broke"
+    idle = report(state, planned=planned, errors=["error: it broke\nhint: mend it"])
+    for kind, others in ((alone, ()), (beside, (report("passed", PASSED),))):
+        found = [case for case in cases(idle, *others) if case.get("name") != PASSED.name]
+        assert len(found) == max(1, planned)
+        for case in found:
+            child = case.find(kind)
+            assert child is not None and child.get("message") == "it broke"
+        failing = any(case.find("error") is not None for case in found)
+        assert failing == (exit_code([idle, *others]) != 0)
 
 
 def test_junit_of_a_test_that_was_cut_short() -> None:

@@ -6,13 +6,12 @@ import json
 import os
 import re
 import signal
-import struct
+import socket
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
-from support.junit import assert_is_junit
+from support import junit, pcapng
 from support.runner import Netorch
 from support.waiting import until
 
@@ -58,6 +57,9 @@ links:
 checks:
 """
 """red - left - r1 - r2 - right - blue"""
+
+
+GOOD = "checks: [{reach: all}, {reach: all}, {exec: {in: red, run: 'true'}}]\n"
 
 
 def run(netorch: Netorch, *words: str | Path, code: int = 0) -> dict[str, Any]:
@@ -138,14 +140,17 @@ def test_every_kind_of_check(netorch: Netorch) -> None:
 
 @kernel
 def test_a_lab_that_is_up(netorch: Netorch) -> None:
-    """``--lab`` checks it as it is now, and leaves it so; its scenario is for labs of the test's own."""
+    """``--lab`` tests it as it is now, and leaves it up; what its scenario has changed is said."""
     checks = """
 checks:
   - {ping: {from: red, to: blue}, tags: [net]}
   - {ping: {from: blue, to: 10.0.0.1, expect: fail}, tags: [net]}
   - {tcp: {from: red, to: "blue:80", expect: fail}, tags: [tcp]}
   - exec: {in: red, run: "exit 1"}
-scenario: [link red br0 down]
+scenario:
+  - link red br0 down
+  - {ping: {from: blue, to: red, expect: fail}, tags: [steps]}
+  - pause blue
 """
     with netorch.lab(PAIR + checks, "--private") as lab:
         rows = results(run(netorch, "--lab", "lab", "--tags", "net,more", code=1))
@@ -156,12 +161,21 @@ scenario: [link red br0 down]
         assert "lost at red: the cable blue:eth0 - br0 is unplugged" in said(found["checks"][0])
         assert "no interface of blue has a carrier" in said(found["checks"][1])
         assert "eth0 of blue, which has 10.0.0.3, has no carrier" in said(found["checks"][2])
-        assert found["scenario"] == []
+        assert found["scenario"] == [] and found["notes"] == []
         lab.netorch("link", "blue", "br0", "up")
-        text = netorch("test", "--lab", "lab", "--tags", "net", code=1)
+        text = netorch("test", "--lab", "lab", "--no-scenario", code=1)
         assert "FAILED: ping blue -> 10.0.0.1 (fail)" in text.stdout
-        assert text.stderr.startswith("1 file: 1 check passed, 1 failed in ")
-        assert "up" in lab.netorch("link", "red", "br0", "show").stdout
+        assert text.stderr.startswith("1 file: 1 check passed, 3 failed in ")
+        assert netorch("status", "lab", "--json").json()["drift"] == []
+        (found,) = run(netorch, "--lab", "lab", "--tags", "steps")["files"]
+        assert [row["result"] for row in found["scenario"]] == ["passed"] * 3
+        drift, paused = found["notes"]
+        assert "the scenario left lab lab other than it should be: cable red:eth0" in drift
+        assert netorch("status", "lab", code=1).stdout.startswith("drift: cable red:eth0")
+        netorch(*drift.partition("put it back with: netorch ")[2].split())
+        assert netorch("status", "lab", "--json").json()["drift"] == []
+        assert paused == "the scenario left paused: blue; go on with: netorch unpause --lab lab blue"
+        netorch("unpause", "--lab", "lab", "blue")
     netorch("test", "--lab", "lab", code=2)
 
 
@@ -200,12 +214,11 @@ scenario:
 @kernel
 def test_many_files_side_by_side(netorch: Netorch) -> None:
     """Each kind of end, in one run: the exit code is that of the worst, JUnit has a case for each check."""
-    good = "checks: [{reach: all}, {reach: all}, {exec: {in: red, run: 'true'}}]\n"
-    netorch.write(PAIR + good, "labs/a-good.yaml")
+    netorch.write(PAIR + GOOD, "labs/a-good.yaml")
     netorch.write(PAIR + "checks: [{tcp: {from: red, to: 'blue:81'}}]\n", "labs/b-fails.yaml")
     netorch.write(PAIR, "labs/c-none.yaml")
     broken = PAIR.replace("red:\n", 'red: {setup: ["exit 9"]}\n')
-    netorch.write(broken + good, "labs/d-broken.yaml")
+    netorch.write(broken + GOOD, "labs/d-broken.yaml")
     netorch.write(PAIR + "checks: [{ping: {from: rde, to: blue}}]\n", "labs/e-invalid.yaml")
     netorch.write("services: {web: {image: x}}\n", "labs/compose.yaml")
     everything = netorch("test", "labs", "-j", "3", "--junit", "out/junit.xml", "--json", code=3)
@@ -215,28 +228,33 @@ def test_many_files_side_by_side(netorch: Netorch) -> None:
         "e-invalid": "invalid",
     }  # fmt: skip
     assert (
-        "5 files: 3 checks passed, 1 failed, 1 file not built, 1 file invalid, 1 file without checks"
+        "5 files: 3 checks passed, 1 failed, 1 file not built, 1 file invalid, 1 file with nothing to check"
         in everything.stderr
     )
-    text = (netorch.directory / "out/junit.xml").read_text()
-    assert_is_junit(text)
-    suites = ElementTree.fromstring(text.encode())
-    numbers = [
-        tuple(suite.get(key) for key in ("tests", "failures", "errors", "skipped")) for suite in suites
-    ]
-    assert numbers == [
-        ("3", "0", "0", "0"),
-        ("1", "1", "0", "0"),
-        ("1", "0", "0", "1"),
-        ("3", "0", "3", "0"),
-        ("1", "0", "1", "0"),
-    ]
+    numbers = junit.read(netorch.directory / "out/junit.xml")
+    assert numbers == [(3, 0, 0, 0), (1, 1, 0, 0), (1, 0, 0, 1), (3, 0, 3, 0), (1, 0, 1, 0)]
     table = netorch("test", "labs/e-invalid.yaml", "labs/c-none.yaml", code=2).stdout
     assert "there is no container 'rde'" in table and "did you mean 'red'?" in table
     assert "the file has no checks: nothing is proven" in table
-    table = netorch("test", "labs/a-good.yaml", "--tags", "none", code=1).stdout
-    assert "no checks with none among their tags" in table
     assert netorch("ls", "--json").json() == []
+
+
+@kernel
+def test_tags_that_match_nothing(netorch: Netorch) -> None:
+    """Table, exit code, JSON and JUnit agree: it is no success; beside what was checked it is no failure."""
+    tagged = "checks: [{reach: all, tags: [net, slow]}, {exec: {in: red, run: 'true'}}]\n"
+    one, other = netorch.write(PAIR + tagged, "one.yaml"), netorch.write(PAIR + GOOD, "other.yaml")
+    why = "no check has nett or tcp among its tags (theirs are net, slow): nothing is proven"
+    done = netorch("test", one, "--tags", "nett,tcp", "--junit", "j.xml", code=1)
+    assert "NO CHECKS" in done.stdout and why in done.stdout
+    assert "error: nothing was checked: no file has a check that was asked for" in done.stderr
+    found = run(netorch, one, "--tags", "nett,tcp", code=1)
+    assert (found["passed"], found["files"][0]["errors"]) == (False, [why])
+    assert found["problem"] == "nothing was checked: no file has a check that was asked for"
+    assert junit.read(netorch.directory / "j.xml") == [(1, 0, 1, 0)]
+    found = netorch("test", one, other, "--tags", "net", "--junit", "j.xml", "--json").json()
+    assert (found["passed"], found["problem"]) == (True, None)
+    assert junit.read(netorch.directory / "j.xml") == [(1, 0, 0, 0), (1, 0, 0, 1)]
 
 
 @kernel
@@ -263,13 +281,26 @@ def test_what_this_kernel_lacks_is_skipped_and_said(netorch: Netorch) -> None:
     run(netorch, lab, "--no-skip", code=3)
 
 
+def is_syn(frame: bytes, source: str, target: str, port: int) -> bool:
+    """Whether a frame is the first packet of a TCP connection between these (RFC 791, RFC 9293)."""
+    head = frame[14:34]
+    if frame[12:14] != b"\x08\x00" or head[9] != 6:
+        return False
+    ends = socket.inet_aton(source) + socket.inet_aton(target)
+    tcp = frame[14 + 4 * (head[0] & 15) :]
+    return head[12:20] == ends and tcp[2:4] == port.to_bytes(2, "big") and tcp[13] & 0x12 == 0x02
+
+
 @kernel
 def test_artefacts_of_a_failure(netorch: Netorch) -> None:
     """What failed can be looked at afterwards, the very packets; of what passed nothing is kept."""
     text = PAIR.replace(
-        "red:\n", "red: {iptables: [-A INPUT -s 10.0.0.3 -p icmp -j DROP], command: echo hello}\n"
+        "red:\n",
+        "red: {iptables: [-A INPUT -s 10.0.0.3 -p icmp -j DROP, -A INPUT -p tcp --dport 22 -j DROP], "
+        "command: echo hello}\n",
     )
-    bad = netorch.write(text + "checks: [{ping: {from: blue, to: red}}]\n", "bad.yaml")
+    checks = "checks: [{ping: {from: blue, to: red}}, {tcp: {from: blue, to: 'red:22'}}]\n"
+    bad = netorch.write(text + checks, "bad.yaml")
     good = netorch.write(PAIR + "checks: [{ping: {from: blue, to: red}}]\n", "good.yaml")
     found = run(netorch, bad, good, "--artifacts", "kept", "--keep-failed", code=1)
     kept = netorch.directory / "kept"
@@ -281,9 +312,11 @@ def test_artefacts_of_a_failure(netorch: Netorch) -> None:
     assert json.loads((kept / "bad/status.json").read_text())["drift"] == []
     assert json.loads((kept / "bad/links.json").read_text())["blue"]["eth0"]["tx_packets"] > 0
     assert "+ container blue" in (kept / "bad/plan.txt").read_text()
-    packets = (kept / "bad/packets.pcapng").read_bytes()
-    assert packets[:4] == struct.pack("<I", 0x0A0D0D0A)
-    assert b"netorch check" in packets, "the echo request that was lost"
+    packets = pcapng.read(kept / "bad/packets.pcapng")
+    ways = {(p.interface, p.way) for p in packets.packets if b"netorch check" in p.data}
+    assert ("red:eth0", "in") in ways, "the echo request that was lost"
+    syns = {(p.interface, p.way) for p in packets.packets if is_syn(p.data, "10.0.0.3", "10.0.0.2", 22)}
+    assert ("red:eth0", "in") in syns, "the SYN that was lost"
     (row,) = netorch("ls", "--json").json()  # the one that failed is still there
     assert row["lab"] == found["files"][0]["lab"]
     netorch("exec", "--lab", row["lab"], "red", "true")

@@ -4,7 +4,8 @@ Owns: the form (that of Ant's junitreport, which Jenkins and GitLab read, too): 
 for each check.  Must not: write files.
 
 A lab that could not be built is an error of each of its checks, so that their number does not change; a
-command of a scenario is a case only where it failed.
+command of a scenario is a case only where it failed.  What was skipped, or had nothing to check, is skipped
+beside files that were checked; where no file was, it is an error, as the exit code is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree
+
+from netns_orch.checks.suite import nothing_proven
 
 if TYPE_CHECKING:
     from netns_orch.checks.outcome import Result
@@ -34,17 +37,19 @@ class _Case(NamedTuple):
     text: str = ""
 
 
-def xml(reports: Iterable[Report], *, hostname: str, now: float) -> str:
+def xml(reports: Sequence[Report], *, hostname: str, now: float) -> str:
     """The document; ``now`` is in seconds since the epoch."""
     root = ElementTree.Element("testsuites")
+    idle = "error" if nothing_proven(reports) else "skipped"
     for number, report in enumerate(reports):
-        root.append(_suite(number, report, hostname, now))
+        root.append(_suite(number, report, list(_distinct(_cases(report, idle))), hostname, now))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _suite(number: int, report: Report, hostname: str, now: float) -> ElementTree.Element:
-    cases = list(_distinct(_cases(report)))
+def _suite(
+    number: int, report: Report, cases: Sequence[_Case], hostname: str, now: float
+) -> ElementTree.Element:
     counts = {kind: sum(case.kind == kind for case in cases) for kind in ("failure", "error", "skipped")}
     name = _clean(report.file)
     suite = ElementTree.Element(
@@ -89,13 +94,14 @@ def _told(report: Report) -> Iterator[str]:
             yield from (f"{result.name}: {line}" for line in result.lines)
 
 
-def _cases(report: Report) -> Iterator[_Case]:
+def _cases(report: Report, idle: str) -> Iterator[_Case]:
+    """``idle``: what a case is that nothing was done for, although nothing went wrong."""
     yield from (_case(result) for result in report.results if _counts(result))
     if report.state in ("passed", "failed") and not report.errors:
         return
     why = report.errors[0] if report.errors else report.state
     first = why.splitlines()[0].removeprefix("error: ")
-    kind = "skipped" if report.state in ("skipped", "no checks") else "error"
+    kind = idle if report.state in ("skipped", "no checks") else "error"
     done = len(report.results)
     left = [name for kind_, name in report.planned[done:] if kind_ not in _NO_CASES]
     for name in left or [report.state if report.state != "no checks" else "checks"]:
@@ -140,8 +146,3 @@ def _element(case: _Case, suite: str) -> ElementTree.Element:
 def _clean(text: str) -> str:
     """Without what XML can't hold."""
     return _FORBIDDEN.sub("\ufffd", text)
-
-
-def count(reports: Sequence[Report]) -> int:
-    """How many cases the document has."""
-    return sum(len(list(_cases(report))) for report in reports)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from netns_orch import lab as labs
 from netns_orch.checks import titles
@@ -52,7 +52,9 @@ class Order:
     skip: bool = True
     """A lab that needs what this kernel or host lacks is skipped; else it could not be built."""
     lab: str | None = None
-    """The lab that is up already: its checks are run, and nothing else."""
+    """The lab that is up already, and stays up: nothing is built, and nothing taken down."""
+    scenario: bool = True
+    """False: the checks alone."""
 
 
 @dataclass
@@ -175,7 +177,7 @@ def _test(order: Order, report: Report, on_result: OnResult | None, settle: Sett
             order.file,
             name=report.lab,
             variables=order.variables,
-            private=order.lab is None,
+            private=order.lab is None or _is_private(order.lab),
             untrusted=order.untrusted,
         )
     except LabFileError as error:
@@ -184,8 +186,7 @@ def _test(order: Order, report: Report, on_result: OnResult | None, settle: Sett
         return report.fail("invalid" if isinstance(error, UsageError) else "not built", error)
     report.planned = _planned(topology, order)
     if not report.planned:
-        why = f" with {', '.join(order.tags)} among their tags" if order.tags else ""
-        return report.fail("no checks", f"the file has no checks{why}: nothing is proven")
+        return report.fail("no checks", _why_none(topology, order))
     if order.lab is not None:
         return _run(order, topology, report, on_result)
     try:
@@ -199,17 +200,41 @@ def _test(order: Order, report: Report, on_result: OnResult | None, settle: Sett
     return None
 
 
+def _is_private(lab: str) -> bool:
+    return any(row["lab"] == lab and row["netns"] == "private" for row in labs.labs())
+
+
 def _planned(topology: Topology, order: Order) -> list[tuple[str, str]]:
     checks: list[tuple[str, str]] = [
         (c.kind, titles.title(c, topology.groups)) for c in chosen(topology.checks, order.tags)
     ]
-    if order.lab is not None:
-        return checks
     steps: list[tuple[str, str]] = [
         (s.checks[0].kind if s.kind == "check" else s.kind, titles.step_title(s, topology.groups))
-        for s in wanted(topology, order.tags)
+        for s in (wanted(topology, order.tags) if order.scenario else ())
     ]
     return [*checks, *steps]
+
+
+def _why_none(topology: Topology, order: Order) -> str:
+    """Why there is nothing to run, and what there would be."""
+    steps = topology.scenario if order.scenario else []
+    checks = [*topology.checks, *(check for step in steps for check in step.checks)]
+    if not checks:
+        only = "" if order.scenario or not topology.scenario else " but in its scenario"
+        return f"the file has no checks{only}: nothing is proven"
+    there = sorted({tag for check in checks for tag in check.tags})
+    have = f"theirs are {', '.join(there)}" if there else "they have none"
+    return f"no check has {' or '.join(order.tags)} among its tags ({have}): nothing is proven"
+
+
+def nothing_proven(reports: Sequence[Report]) -> str:
+    """Why no check of any file was run although nothing went wrong: that must not look like a success."""
+    states = {report.state for report in reports}
+    if not states <= {"no checks", "skipped"}:
+        return ""
+    if "skipped" not in states:
+        return "nothing was checked: no file has a check that was asked for"
+    return "nothing was checked: every lab was skipped for what this host lacks"
 
 
 @contextmanager
@@ -280,9 +305,42 @@ def _run(order: Order, topology: Topology, report: Report, on_result: OnResult |
     with artifacts.kept(order.artifacts, topology, report):
         with _timed(report, "checks"):
             run_checks(topology.name, topology, tags=order.tags, on_result=note(report.checks))
-        if order.lab is None and topology.scenario:
+        if order.scenario and wanted(topology, order.tags):
+            before = None if order.lab is None else _look(order.lab)
             with _timed(report, "scenario"):
                 run_scenario(topology.name, topology, tags=order.tags, on_result=note(report.scenario))
+            if order.lab is not None and before is not None:
+                report.notes += _left(order, order.lab, before)
+
+
+class _Look(NamedTuple):
+    """How a lab is, beside how it should be."""
+
+    drift: list[dict[str, Any]]
+    paused: set[str]
+
+
+def _look(lab: str) -> _Look:
+    paused = {row["name"] for row in labs.ps(lab) if row["state"] == "paused"}
+    return _Look(labs.status(lab)["drift"], paused)
+
+
+def _left(order: Order, lab: str, before: _Look) -> Iterator[str]:
+    """What the scenario has changed of a lab that stays up, and how it is put back."""
+    try:
+        after = _look(lab)
+    except NetorchError as error:
+        yield f"after the scenario: {error.what}"
+        return
+    if drift := [entry["object"] for entry in after.drift if entry not in before.drift]:
+        private = " --private" if _is_private(lab) else ""
+        yield (
+            f"the scenario left lab {lab} other than it should be: {', '.join(drift)}; "
+            f"put it back with: netorch up --name {lab}{private} {order.file}"
+        )
+    if paused := sorted(after.paused - before.paused):
+        nodes = " ".join(paused)
+        yield f"the scenario left paused: {nodes}; go on with: netorch unpause --lab {lab} {nodes}"
 
 
 @contextmanager

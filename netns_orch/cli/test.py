@@ -52,12 +52,22 @@ def test(
     artifacts: Annotated[
         Text,
         Option(
-            "--artifacts", metavar="DIR", help="What tells of a lab that failed: logs, counters, packets."
+            "--artifacts",
+            metavar="DIR",
+            help="Keep there what tells of a lab that failed: logs, counters, packets.",
         ),
     ] = None,
     lab_word: Annotated[
-        Text, Option("--lab", metavar="LAB", help="Run the checks on a lab that is up; it stays as it is.")
+        Text,
+        Option(
+            "--lab",
+            metavar="LAB",
+            help="Test a lab that is up, and leave it up; its scenario changes it.",
+        ),
     ] = None,
+    no_scenario: Annotated[
+        bool, Option("--no-scenario", help="The checks alone: nothing in the lab is changed.")
+    ] = False,
     no_skip: Annotated[
         bool, Option("--no-skip", help="A lab that needs what this kernel lacks is not skipped: exit code 3.")
     ] = False,
@@ -68,7 +78,7 @@ def test(
     """Prove what lab files say: up in private, checks, scenario, down.
 
     Of a directory all lab files in it are tested.  Exit codes: 0 all passed, 1 a check failed or nothing was
-    checked, 2 a file is not valid, 3 a lab could not be built.
+    checked (no check bears a tag of --tags), 2 a file is not valid, 3 a lab could not be built.
     """
     from netns_orch.checks import suite
 
@@ -77,8 +87,17 @@ def test(
     found, running = _chosen(files or [], lab_word)
     if artifacts is not None:
         _make_directory(Path(artifacts))
+    if junit is not None:
+        _make_writable(Path(junit))
     same = suite.Order(
-        "", labels, keep_failed, None, choose.variables(var or []), untrusted, not no_skip, running
+        "",
+        labels,
+        keep_failed,
+        variables=choose.variables(var or []),
+        untrusted=untrusted,
+        skip=not no_skip,
+        lab=running,
+        scenario=not no_scenario,
     )
     places = _places(found, artifacts)
     orders = [
@@ -88,16 +107,20 @@ def test(
 
 
 def _tested(orders: Sequence[Order], jobs: int, junit: str | None, *, json: bool) -> int:
+    from netns_orch.checks.suite import nothing_proven
+
     began = time.monotonic()
     reports = _run(orders, jobs)
     seconds = time.monotonic() - began
-    if junit is not None:
-        _write_junit(Path(junit), reports)
     if json:
         out_json(_as_json(reports, seconds))
     else:
         _show(reports)
     note(summary(reports, seconds))
+    if why := nothing_proven(reports):
+        note(f"error: {why}")
+    if junit is not None:
+        _write_junit(Path(junit), reports)
     return exit_code(reports)
 
 
@@ -130,6 +153,15 @@ def _make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--artifacts {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _make_writable(path: Path) -> None:
+    """Before minutes of tests, not behind them."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise UsageError(f"--junit {path}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _places(files: Sequence[Path], directory: str | None) -> Iterator[str | None]:
@@ -167,7 +199,6 @@ def _write_junit(path: Path, reports: Sequence[Report]) -> None:
 
     text = junit.xml(reports, hostname=os.uname().nodename, now=time.time())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise NetorchError(f"can't write {path}: {(error.strerror or str(error)).lower()}") from None
@@ -193,9 +224,12 @@ def exit_code(reports: Sequence[Report]) -> int:
 
 
 def _as_json(reports: Sequence[Report], seconds: float) -> dict[str, Any]:
+    from netns_orch.checks.suite import nothing_proven
+
     return {
         "passed": exit_code(reports) == EXIT_DONE,
         "exit_code": exit_code(reports),
+        "problem": nothing_proven(reports) or None,
         "seconds": round(seconds, 3),
         "files": [report.to_json() for report in reports],
     }
@@ -205,7 +239,7 @@ def _show(reports: Sequence[Report]) -> None:
     rows = [row for report in reports for row in _rows(report)]
     out("\n".join(table(("FILE", "CHECK", "RESULT", "TIME", "NOTE"), rows)))
     for report in reports:
-        for line in _details(report):
+        for line in _details(report, whole=report.state != "no checks" or len(reports) == 1):
             out(line)
 
 
@@ -224,8 +258,8 @@ def _cut(text: str) -> str:
     return text if len(text) <= _NOTE else text[: _NOTE - 1] + "…"
 
 
-def _details(report: Report) -> Iterator[str]:
-    """All that is known of what went wrong."""
+def _details(report: Report, *, whole: bool) -> Iterator[str]:
+    """All that is known of what went wrong; not ``whole``: but for what its row of the table says."""
     for result in report.results:
         if result.ok:
             continue
@@ -234,7 +268,7 @@ def _details(report: Report) -> Iterator[str]:
         if result.where:
             yield clean(f"  --> {result.where}")
         yield from (f"  | {clean(line)}" for line in result.lines)
-    for error in report.errors:
+    for error in report.errors if whole else ():
         yield ""
         yield f"{report.state.upper()}: {report.file}"
         yield from (f"  {clean(line)}" for line in error.splitlines())
@@ -252,5 +286,7 @@ def summary(reports: Sequence[Report], seconds: float) -> str:
     for state in ("not built", "invalid", "skipped", "no checks", "interrupted"):
         number = sum(report.state == state for report in reports)
         if number:
-            parts.append(f"{count(number, 'file')} {'without checks' if state == 'no checks' else state}")
+            parts.append(
+                f"{count(number, 'file')} {'with nothing to check' if state == 'no checks' else state}"
+            )
     return f"{count(len(reports), 'file')}: {', '.join(parts)} in {seconds:.1f} s"

@@ -6,8 +6,12 @@ elements in this order, these attributes and no others, counts that are right.
 
 from __future__ import annotations
 
+import copy
 import re
+from pathlib import Path
 from xml.etree import ElementTree
+
+from junitparser import JUnitXml
 
 _SUITE = {
     "id": r"\d+", "name": r".+", "package": r".+", "tests": r"\d+", "failures": r"\d+", "errors": r"\d+",
@@ -16,6 +20,23 @@ _SUITE = {
 }  # fmt: skip
 _CASE = {"name": r"(?s).+", "classname": r".+", "time": r"\d+(\.\d+)?"}
 _ORDER = ["properties", "testcase", "system-out", "system-err"]
+
+
+def read(path: Path) -> list[tuple[int, int, int, int]]:
+    """Tests, failures, errors and skipped of each suite, by a reader of others, which must count the same.
+
+    So must the time of each suite be no less than that of its cases.
+    """
+    assert_is_junit(path.read_text(encoding="utf-8"))
+    found = []
+    for suite in JUnitXml.fromfile(str(path)):
+        told = (suite.tests, suite.failures, suite.errors, suite.skipped)
+        cases = copy.deepcopy(suite)
+        cases.update_statistics()
+        assert told == (cases.tests, cases.failures, cases.errors, cases.skipped)
+        assert 0 <= cases.time <= suite.time + 0.001 * (suite.tests + 1), (cases.time, suite.time)
+        found.append(told)
+    return found
 
 
 def assert_is_junit(text: str) -> None:

@@ -30,6 +30,16 @@ _VERDICTS = ("passed", "failed", "no proof", "skipped")
 _SAID = {"failed": "FAILED", "no proof": "NO PROOF"}
 
 
+_Artifacts = Annotated[
+    Text,
+    Option(
+        "--artifacts",
+        metavar="DIR",
+        help="Keep there what tells of a lab that failed: logs, counters, packets.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("test", cls=Command, rich_help_panel=USE)(test)
@@ -49,21 +59,9 @@ def test(
     keep_failed: Annotated[
         bool, Option("--keep-failed", help="A lab of which something failed stays up.")
     ] = False,
-    artifacts: Annotated[
-        Text,
-        Option(
-            "--artifacts",
-            metavar="DIR",
-            help="Keep there what tells of a lab that failed: logs, counters, packets.",
-        ),
-    ] = None,
+    artifacts: _Artifacts = None,
     lab_word: Annotated[
-        Text,
-        Option(
-            "--lab",
-            metavar="LAB",
-            help="Test a lab that is up, and leave it up; its scenario changes it.",
-        ),
+        Text, Option("--lab", metavar="LAB", help="A lab that is up, and stays so; its scenario changes it.")
     ] = None,
     no_scenario: Annotated[
         bool, Option("--no-scenario", help="The checks alone: nothing in the lab is changed.")

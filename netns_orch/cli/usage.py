@@ -64,18 +64,22 @@ def _argument_words(command: Any) -> list[str]:
     return [str(a.metavar) if a.required else f"[{a.metavar}]" for a in arguments]
 
 
-class Command(TyperCommand):
-    """A command with our help."""
+class _Plain:
+    """Mixed into a class of typer's: its parameters are read plainly."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _plain(self.params)
+        _plain(vars(self)["params"])
 
     def get_help_option(self, ctx: Any) -> Any:
         """--help, read as plainly as the rest."""
-        option = super().get_help_option(ctx)
+        option = super().get_help_option(ctx)  # type: ignore[misc]
         _plain([] if option is None else [option])
         return option
+
+
+class Command(_Plain, TyperCommand):
+    """A command with our help."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Usage, what it does, the arguments and options in two columns."""
@@ -87,18 +91,8 @@ class Command(TyperCommand):
         formatter.write("\n".join(lines) + "\n")
 
 
-class Group(TyperGroup):
+class Group(_Plain, TyperGroup):
     """All commands, grouped by what they are for (``rich_help_panel`` holds the group's name)."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _plain(self.params)
-
-    def get_help_option(self, ctx: Any) -> Any:
-        """--help, read as plainly as the rest."""
-        option = super().get_help_option(ctx)
-        _plain([] if option is None else [option])
-        return option
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The list of commands, a line for each."""

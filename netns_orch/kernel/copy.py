@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from netns_orch.errors import KernelError, UsageError
-from netns_orch.kernel import ids, users
+from netns_orch.kernel import ids, mountinfo, users
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.processes import IdMap
 from netns_orch.records import dataclass, field, replace
@@ -141,13 +141,9 @@ class Tree:
 
 
 def _virtual_devices(pid: int) -> frozenset[int]:
-    found = set()
-    with suppress(OSError), open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as mounts:
-        for line in mounts:
-            left, _, right = line.partition(" - ")
-            if right.split(" ", 1)[0] in _VIRTUAL:
-                major, _, minor = left.split(" ")[2].partition(":")
-                found.add(os.makedev(int(major), int(minor)))
+    found: set[int] = set()
+    with suppress(OSError):
+        found = {mount.device for mount in mountinfo.of(f"/proc/{pid}") if mount.kind in _VIRTUAL}
     return frozenset(found)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from netns_orch.errors import NetorchError
-from netns_orch.kernel import facts, hierarchies, netfilter
+from netns_orch.kernel import facts, hierarchies, mountinfo, netfilter
 from netns_orch.kernel import syscalls as sc
 
 PROGRAMS = (
@@ -173,13 +173,12 @@ def _read(path: str) -> str:
 
 
 def _file_system(path: str) -> str:
-    """The kind of file system that holds ``path`` (proc_pid_mountinfo(5)); the last mount is on top."""
+    """The kind of file system that holds ``path``; the last mount is on top."""
     best, kind = "", ""
-    for line in _read("/proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        point = left.split(" ")[4].rstrip("/")
+    for mount in mountinfo.of():
+        point = mount.point.rstrip("/")
         if (path == point or path.startswith(f"{point}/")) and len(point) >= len(best):
-            best, kind = point, right.partition(" ")[0]
+            best, kind = point, mount.kind
     return kind
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from netns_orch.kernel import mountinfo
 from netns_orch.records import dataclass
 
 CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "io", "pids", "devices", "freezer", "hugetlb"})
@@ -38,8 +39,7 @@ class Hierarchy:
 
 def detect(proc: str = "/proc/self") -> list[Hierarchy]:
     """Every hierarchy that this process can reach its own position in."""
-    with open(f"{proc}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        mounts = [mount for line in file if (mount := _mount(line))]
+    mounts = [mount for mount in mountinfo.of(proc) if mount.kind in ("cgroup", "cgroup2")]
     with open(f"{proc}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         positions = [line.rstrip("\n").split(":", 2) for line in file]
     found = []
@@ -59,34 +59,7 @@ def is_delegated() -> bool:
     return all(os.access(path, os.W_OK) for path in files)
 
 
-@dataclass(frozen=True)
-class _Mount:
-    kind: str
-    root: str
-    point: str
-    device: int
-    options: frozenset[str]
-
-
-def _mount(line: str) -> _Mount | None:
-    """A cgroup mount out of a line of mountinfo (proc_pid_mountinfo(5)); None for any other."""
-    left, _, right = line.partition(" - ")
-    kind, _, options = right.split(" ", 2)
-    if kind not in ("cgroup", "cgroup2"):
-        return None
-    _, _, numbers, root, point, *_ = left.split(" ")
-    major, _, minor = numbers.partition(":")
-    device = os.makedev(int(major), int(minor))
-    return _Mount(kind, _unescape(root), _unescape(point), device, frozenset(options.strip().split(",")))
-
-
-def _unescape(text: str) -> str:
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, character)
-    return text
-
-
-def _hierarchy(names: str, position: str, mounts: list[_Mount]) -> Hierarchy | None:
+def _hierarchy(names: str, position: str, mounts: list[mountinfo.Mount]) -> Hierarchy | None:
     """The hierarchy of one line of /proc/self/cgroup, by the mount that shows most of it."""
     kind = "cgroup" if names else "cgroup2"
     words = frozenset(names.split(",")) if names else frozenset()

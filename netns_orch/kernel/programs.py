@@ -9,17 +9,13 @@ container is ever looked up by it.
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from netns_orch.kernel.hostcommand import own_command
 
 Running = subprocess.Popen
 PIPE, DEVNULL, STDOUT = subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT
-_WAY_IN = (
-    f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})\n"
-    "from netns_orch.cli import main; sys.exit(main())"
-)
 
 
 class Completed(NamedTuple):
@@ -37,11 +33,6 @@ class How(NamedTuple):
     working_dir: str | None = None
     environment: Mapping[str, str] | None = None
     tty: bool = False
-
-
-def netorch(*words: str) -> list[str]:
-    """The command line of netorch itself, as this interpreter runs it, wherever the caller stands."""
-    return [sys.executable, "-I", "-c", _WAY_IN, *words]
 
 
 def start(lab: str, node: str, argv: Sequence[str], how: How, **more: Any) -> Running[Any]:
@@ -74,4 +65,4 @@ def _command(lab: str, node: str, argv: Sequence[str], how: How) -> list[str]:
         options += [option, value] if value is not None else []
     for name, value in (how.environment or {}).items():
         options += ["-e", f"{name}={value}"]
-    return netorch("exec", "--lab", lab, *options, node, *argv)
+    return own_command(["exec", "--lab", lab, *options, node, *argv])

@@ -17,7 +17,7 @@ import os
 import stat
 from contextlib import suppress
 
-from netns_orch.kernel import confine, hostroot, rootnote
+from netns_orch.kernel import confine, hostroot, mountinfo, rootnote
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.mounts import Mounts, make_node
 from netns_orch.kernel.within import (
@@ -89,43 +89,32 @@ _FSCONFIG_LIMIT = 256
 """Bytes of a value of fsconfig(2)."""
 
 
-def host_mounts(mountinfo: str) -> list[str]:
+def host_mounts(mounts: list[mountinfo.Mount]) -> list[str]:
     """The mount points of the host's other file systems that a view of its root shows, parents first."""
     found: dict[str, None] = {}
-    for line in mountinfo.splitlines():
-        fields = line.split(" ")
-        point, kind = _unescape(fields[4]), fields[fields.index("-") + 1]
+    for mount in mounts:
+        point = mount.point
         found.pop(point, None)
-        if point != "/" and kind not in _PSEUDO and not _below(point, (*_FRESH, *_ENGINES)):
+        if point != "/" and mount.kind not in _PSEUDO and not _below(point, (*_FRESH, *_ENGINES)):
             found[point] = None
     return [point for point in found if point not in {f"/etc/{name}" for name in GENERATED}]
-
-
-def _unescape(text: str) -> str:
-    """The octal escapes of proc(5): space, tab, newline and backslash."""
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(code, character)
-    return text
 
 
 def _below(path: str, parents: tuple[str, ...]) -> bool:
     return any(path == parent or path.startswith(parent + "/") for parent in parents)
 
 
-def parts(mountinfo: str) -> list[hostroot.Part]:
+def parts(mounts: list[mountinfo.Mount]) -> list[hostroot.Part]:
     """The parts that the host's root is shown in where it can't be shown at once."""
-    points = [_unescape(line.split(" ")[4]) for line in mountinfo.splitlines()]
-    return hostroot.survey(points, _ENGINES)
+    return hostroot.survey([mount.point for mount in mounts], _ENGINES)
 
 
-def cgroup_mounts(mountinfo: str) -> list[Mount]:
+def cgroup_mounts(mounts: list[mountinfo.Mount]) -> list[Mount]:
     """(mount point, name below /sys/fs/cgroup or empty) of each hierarchy on this host, longest first."""
     found = []
-    for line in mountinfo.splitlines():
-        fields = line.split(" ")
-        if fields[fields.index("-") + 1] in ("cgroup", "cgroup2"):
-            point = _unescape(fields[4])
-            found.append((point, point.removeprefix("/sys/fs/cgroup").strip("/")))
+    for mount in mounts:
+        if mount.kind in ("cgroup", "cgroup2"):
+            found.append((mount.point, mount.point.removeprefix("/sys/fs/cgroup").strip("/")))
     return sorted(found, key=lambda item: -len(item[0]))
 
 

@@ -26,7 +26,7 @@ import signal
 import socket
 from contextlib import suppress
 
-from netns_orch.kernel import baseline, build, clone, ids, init, realm, rootfs, watch
+from netns_orch.kernel import baseline, build, clone, ids, init, mountinfo, realm, rootfs, watch
 from netns_orch.kernel import syscalls as sc
 
 TYPE_CHECKING = False
@@ -43,13 +43,12 @@ def host_facts(inherited: list[int]) -> dict[str, Any]:
 
     ``inherited``: the descriptors (the lab's lock) that every process holds as long as it builds.
     """
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        mountinfo = file.read()
+    mounts = mountinfo.of()
     return {
-        "mounts": rootfs.host_mounts(mountinfo),
-        "parts": rootfs.parts(mountinfo) if realm.inside() else None,
+        "mounts": rootfs.host_mounts(mounts),
+        "parts": rootfs.parts(mounts) if realm.inside() else None,
         "tty_group": ids.has("gid", rootfs.TTY),
-        "cgroups": rootfs.cgroup_mounts(mountinfo),
+        "cgroups": rootfs.cgroup_mounts(mounts),
         "masked": rootfs.masks(),
         "read_only": rootfs.read_only_paths(),
         "sysctls": _sysctls_needed(),

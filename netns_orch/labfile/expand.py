@@ -15,7 +15,7 @@ from typing import Any
 from netns_orch.errors import Where
 from netns_orch.labfile import format as keys
 from netns_orch.labfile import short
-from netns_orch.labfile.fields import Context, Found, Nodes, Noted
+from netns_orch.labfile.fields import Context, Found, Nodes
 from netns_orch.labfile.model import (
     HOST,
     Bridge,
@@ -203,14 +203,9 @@ def merged(base: Mapping, own: Node) -> Node:
 
 
 def _parse(record: Any, node: Node, ctx: Context, at: Where) -> Container | None:
-    try:
-        container: Container = record.parse(node, ctx, at)
-    except Wrong as wrong:
-        ctx.note(at, wrong)
-        return None
-    except Noted:
-        return None
-    return container
+    found: list[Container] = []
+    record.offer(node, ctx, at, found.append)
+    return found[0] if found else None
 
 
 def _scaled(name: str, members: list[str] | None, node: Node, ctx: Context, at: Where) -> Iterator[Container]:

@@ -14,6 +14,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as Dict
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from netns_orch.errors import Where
@@ -100,6 +101,18 @@ class Field(Generic[T]):
     def parse(self, node: Node, ctx: Context, where: Where) -> T:
         """The value of ``node``, which stands at ``where``; Wrong or Noted where it has none."""
         raise NotImplementedError
+
+    def offer(self, node: Node, ctx: Context, where: Where, keep: Callable[[T], object]) -> bool:
+        """Hand the value of ``node`` on; False where it has none, which is noted at ``where``."""
+        try:
+            value = self.parse(node, ctx, where)
+        except Wrong as wrong:
+            ctx.note(where, wrong)
+            return False
+        except Noted:
+            return False
+        keep(value)
+        return True
 
     def schema(self, defs: dict[str, Schema]) -> Schema:
         """Its JSON Schema; records put theirs into ``defs`` and return a reference."""
@@ -270,15 +283,9 @@ class ListOf(Field[list[T]]):
     def parse(self, node: Node, ctx: Context, where: Where) -> list[T]:
         if not isinstance(node, Sequence):
             raise self.unfit(node, self.hint)
-        values = []
+        values: list[T] = []
         for index, item in enumerate(node.items):
-            at = ctx.where(item, f"{where.path}[{index}]")
-            try:
-                values.append(self.item.parse(item, ctx, at))
-            except Wrong as wrong:
-                ctx.note(at, wrong)
-            except Noted:
-                pass
+            self.item.offer(item, ctx, ctx.where(item, f"{where.path}[{index}]"), values.append)
         return values
 
     def schema(self, defs: dict[str, Schema]) -> Schema:
@@ -349,12 +356,7 @@ class MapOf(Field[dict[str, T]]):
             except Wrong as wrong:
                 ctx.note(ctx.where(key, path), wrong)
                 continue
-            try:
-                values[checked] = self.value.parse(value, ctx, at)
-            except Wrong as wrong:
-                ctx.note(at, wrong)
-            except Noted:
-                pass
+            self.value.offer(value, ctx, at, partial(values.__setitem__, checked))
         return values
 
     def schema(self, defs: dict[str, Schema]) -> Schema:
@@ -503,14 +505,7 @@ class Record(Field[T]):
         found.marks[attribute] = where
         if declared.entries:
             found.marks.update(entry_marks(value, ctx, where.path, declared.entries))
-        try:
-            values[attribute] = declared.field.parse(value, ctx, where)
-        except Wrong as wrong:
-            ctx.note(where, wrong)
-            return False
-        except Noted:
-            return False
-        return True
+        return declared.field.offer(value, ctx, where, partial(values.__setitem__, attribute))
 
     def _unknown(self, name: str, key: Scalar, ctx: Context, where: Where) -> None:
         if self.free and name.startswith(self.free):

@@ -112,8 +112,27 @@ def each(function: Callable[[], Iterable[T]]) -> Iterable[T]:
 # -- for programs ----------------------------------------------------------------------------------
 
 _PRELOAD = (
-    *("api", "cables", "checks", "lab", "labfile", "graph", "operate", "resolve", "views"),
-    *("kernel.founding", "kernel.network", "kernel.outside", "kernel.prober", "kernel.runtime"),
+    *(
+        "api",
+        "cables",
+        "checks",
+        "lab",
+        "labfile",
+        "labfile.notbuilt",
+        "graph",
+        "operate",
+        "resolve",
+        "views",
+    ),
+    *(
+        f"kernel.{name}"
+        for name in (
+            *("cgroups", "cgroupusage", "conntrack", "devicefilter", "facts", "firewall", "forwarding"),
+            *("founding", "hostsysctl", "hosttable", "interfaceview", "logfile", "netobserve", "network"),
+            *("nftables", "outside", "placesysctl", "prober", "publish", "readiness", "runtime", "seccomp"),
+            *("startup", "within"),
+        )
+    ),
 )
 """What nearly every call takes."""
 

@@ -26,8 +26,6 @@ scenario:
   - {ping: {from: red, to: blue, expect: fail}}
 """
 CODE = """\
-import os
-import socket
 import netorch
 import pytest
 
@@ -46,9 +44,9 @@ def test_fresh(netorch_lab, tmp_path):
 
 def test_fresh_again(netorch_lab):
     assert netorch_lab.reach("red", "blue", within="10s")
-    with netorch_lab["blue"].netns():
-        server = socket.create_server(("10.0.0.3", 7))
-    with server:
+    with netorch_lab["blue"].socket() as server:
+        server.bind(("10.0.0.3", 7))
+        server.listen()
         assert netorch_lab["red"].run("exec 3<>/dev/tcp/10.0.0.3/7").code in (0, 2)
     SEEN.append(netorch_lab.name)
 
@@ -78,25 +76,18 @@ def test_built_in_code(netorch_lab, netorch_up):
 """
 
 
+def argv(directory: Path, *words: str) -> list[str]:
+    """The words behind ``python -m``: pytest with the plugin and nothing of this project's configuration."""
+    entered = "netorch = netns_orch.pytest_plugin" in _entry_points()
+    plugin = [] if entered else ["-p", "netns_orch.pytest_plugin"]
+    return ["pytest", *plugin, "--rootdir", str(directory), "-rA", "-p", "no:cacheprovider", *words]
+
+
 def run(directory: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """pytest in ``directory``, with the plugin and nothing of this project's configuration."""
+    """pytest in ``directory``."""
     variables = {key: value for key, value in os.environ.items() if key not in ("CI", "PYTEST_ADDOPTS")}
-    plugin = (
-        [] if "netorch = netns_orch.pytest_plugin" in _entry_points() else ["-p", "netns_orch.pytest_plugin"]
-    )
     return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            *plugin,
-            "--rootdir",
-            str(directory),
-            "-rA",
-            "-p",
-            "no:cacheprovider",
-            *words,
-        ],
+        [sys.executable, "-m", *argv(directory, *words)],
         cwd=directory,
         env={**variables, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
@@ -120,13 +111,18 @@ def outcome(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
     }
 
 
+def write_project(directory: Path) -> Path:
+    """A project that uses the plugin."""
+    (directory / "lab.yaml").write_text(LAB)
+    (directory / "test_lab.py").write_text(CODE)
+    (directory / "compose.yaml").write_text("services: {web: {image: nginx}}\n")
+    return directory
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project that uses the plugin."""
-    (tmp_path / "lab.yaml").write_text(LAB)
-    (tmp_path / "test_lab.py").write_text(CODE)
-    (tmp_path / "compose.yaml").write_text("services: {web: {image: nginx}}\n")
-    return tmp_path
+    """One in a directory of the test's own."""
+    return write_project(tmp_path)
 
 
 @pytest.mark.kernel

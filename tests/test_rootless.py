@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import test_pytest_plugin
 from support import cgroups, outside
 from support.ordinary import Ordinary, as_user, covered, python
 from support.outer import TestHost, run
@@ -205,6 +206,108 @@ def test_checks_and_scenarios(alice: Ordinary) -> None:
     lab = alice.write(SWITCH + "checks: [reach: all]\nscenario: [link red lan down]\n")
     alice("test", lab)
     assert not alice.top.exists()
+
+
+# -- programs ------------------------------------------------------------------------------------
+
+PROGRAM = """
+import os, threading, netorch
+
+office = netorch.Topology("office")
+office.bridge("br0", "10.0.0.1/24")
+office.container("red")
+office.container("blue", command="exec python3 -I -u -m http.server 80", ready={"tcp": 80, "timeout": "60s"})
+office.link("red", "br0")
+office.link("blue", "br0")
+own = os.readlink("/proc/self/ns/user"), os.readlink("/proc/self/ns/net")
+with netorch.up(office) as lab:
+    red, blue = lab["red"], lab["blue"]
+    assert red.addresses == ["10.0.0.2/24"] and [node.name for node in lab] == ["red", "blue"]
+    assert red.check("id -u; cat", input="in\\n") == "0\\nin"
+    with red.socket() as client:
+        client.connect(("10.0.0.3", 80))
+        assert client.getsockname()[0] == "10.0.0.2"
+    with blue.socket() as server:
+        server.bind(("10.0.0.3", 81))
+        server.listen()
+        assert lab.check(tcp={"from": "red", "to": "blue:81"}).ok
+    try:
+        with red.netns():
+            raise SystemExit("an ordinary user's thread entered a network namespace")
+    except netorch.PermissionNeeded as error:
+        assert "lab['red'].socket()" in error.hint
+    lab.link("red", "br0").down()
+    assert not lab.reach("red", "blue") and lab.status()["drift"]
+    (row,) = lab.link("red").reset()
+    assert row == lab.link("red").show()[0] and lab.status()["drift"] == []
+    office.container("green")
+    office.link("green", "br0")
+    assert lab.converge(office).containers == 3 and lab.reach("green", "red")
+    assert netorch.Lab.find("office")["green"].inspect()["name"] == "green"
+    waiting = threading.Thread(target=lambda: codes.append(blue.wait()))
+    codes = []
+    waiting.start()
+    blue.kill()
+    waiting.join(60)
+    assert codes == [137] and "HTTP on" in blue.logs()
+    try:
+        lab["rde"]
+    except netorch.UsageError as error:
+        assert "did you mean 'red'?" in error.hint
+assert (os.readlink("/proc/self/ns/user"), os.readlink("/proc/self/ns/net")) == own
+assert netorch.Lab("office").down().found is False
+office.container("wrong", setup=["exit 3"])
+try:
+    netorch.up(office)
+except netorch.NetorchError as error:
+    assert "setup of wrong failed" in str(error) and "<string>:" in str(error), error
+print("done")
+"""
+
+
+def test_a_lab_in_the_hands_of_a_program(alice: Ordinary) -> None:
+    done = alice.python(PROGRAM)
+    assert done.stdout == "done\n", done.stderr
+    assert not alice.top.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_program_that_ends_while_it_builds(alice: Ordinary, number: signal.Signals) -> None:
+    """Interrupted, it ends when all is rolled back; killed, nobody goes on building."""
+    alice.write(SWITCH.replace("red: ,", "red: {setup: [sleep 4711]},"))
+    with alice.begin("import netorch; netorch.up('lab.yaml')") as program:
+        until(lambda: _sleeping(), "the setup of red", 60)
+        program.send_signal(number)
+        program.wait(60)
+        assert program.returncode == -number
+    if number == signal.SIGINT:
+        assert not alice.top.exists()
+    alice("down", "lab")
+    assert not alice.top.exists() and not _sleeping()
+
+
+def _sleeping() -> bool:
+    return b"sleep\x004711\0" in [_command(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+
+
+def _command(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_the_pytest_plugin(alice: Ordinary) -> None:
+    project = test_pytest_plugin.write_project(alice.directory)
+    options = ["--netorch-require", "--netorch-artifacts", "kept"]
+    tests = ["lab.yaml", *(f"test_lab.py::test_{name}" for name in ("fresh", "shared", "shared_again"))]
+    code = test_pytest_plugin.CODE.replace("assert len(set(SEEN)) == 3", "assert len(set(SEEN)) == 2")
+    (project / "test_lab.py").write_text(code)
+    done = alice.module(*test_pytest_plugin.argv(project, *options, *tests), FAIL="1")
+    assert test_pytest_plugin.outcome(done) == {"passed": 5, "failed": 1}, done.stdout + done.stderr
+    (kept,) = (project / "kept").iterdir()
+    assert (kept / "packets.pcapng").read_bytes()[:4] == bytes.fromhex("0a0d0d0a")
+    assert (kept / "plan.txt").exists()
 
 
 # -- its end -------------------------------------------------------------------------------------

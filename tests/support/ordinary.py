@@ -78,6 +78,21 @@ class Ordinary(Netorch):
         """Run a Python script as this user."""
         return self.run(self._python, "-c", script, *words)
 
+    def module(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a module of Python's (``-m``) as this user."""
+        return self.run(self._python, "-m", *words, **environment)
+
+    def begin(self, script: str) -> subprocess.Popen[str]:
+        """Start a Python script as this user, and leave it running."""
+        return subprocess.Popen(
+            [*as_user(self.uid), self._python, "-c", script],
+            cwd=self.directory,
+            env=self.environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
     @property
     def top(self) -> Path:
         """Where his labs have their files."""

@@ -183,7 +183,7 @@ def test_a_lab_in_the_hands_of_a_program() -> None:
             lab["rde"]
         blue.kill()
         assert blue.wait() == 137
-        assert "GET / " in blue.logs(tail=5)
+        assert "GET / " in blue.logs(tail=60)
     assert netorch.Lab(lab.name).down().found is False
 
 

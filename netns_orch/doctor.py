@@ -87,11 +87,11 @@ def findings(health: Health) -> list[Finding]:
     ]
 
 
-def needed(topology: Topology) -> dict[str, str]:
-    """What a lab file asks of the host, by the names of findings; LabFileError where it is not valid."""
+def needed(topology: Topology) -> frozenset[str]:
+    """What a lab file asks of the host, as names of findings; LabFileError where it is not valid."""
     from netns_orch import graph
 
-    return dict.fromkeys(sorted(graph.features_needed(graph.wire(topology))), "the lab file")
+    return graph.features_needed(graph.wire(topology))
 
 
 def missing(found: Iterable[Finding], wanted: Iterable[str] = ()) -> list[Finding]:

@@ -94,7 +94,7 @@ def test_what_a_file_asks_for(tmp_path: Path) -> None:
     from netns_orch import labfile
 
     lab = labfile.loads("containers: {a: , b: }\nlinks: [{endpoints: [a, b], delay: 20ms}]", environ={})
-    assert {"netem", "veth", "overlay"} <= set(doctor.needed(lab))
+    assert {"netem", "veth", "overlay"} <= doctor.needed(lab)
     assert "vlan" not in doctor.needed(lab)
 
 

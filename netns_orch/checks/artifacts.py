@@ -157,19 +157,10 @@ def _links(kernel: LabKernel, nodes: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for node in nodes:
         try:
-            found[node] = kernel.inside(node, _counters)
+            found[node] = kernel.traffic(node)
         except NetorchError as error:
             found[node] = error.what
     return found
-
-
-def _counters() -> dict[str, dict[str, int]]:
-    from netns_orch.kernel import messages
-    from netns_orch.kernel.netlink import open_channel
-
-    with open_channel() as channel:
-        replies = channel.dump(messages.dump_links(statistics=True))
-    return dict(messages.decode_statistics(reply.body) for reply in replies)
 
 
 def _rules(kernel: LabKernel, node: str) -> str:

@@ -655,10 +655,11 @@ class LabKernel:
         return running.Running(self.directory, name, about, self._cgroups)
 
     def traffic(self, name: str) -> dict[str, dict[str, int]]:
-        """The counters of a container's interfaces, by interface."""
+        """The counters of the interfaces of a container or of the host, by interface."""
         from netns_orch.kernel import netobserve
 
-        return netobserve.stats(self._nets({name: self.running(name).about}), name)
+        abouts = {} if name == HOST else {name: self.running(name).about}
+        return netobserve.stats(self._nets(abouts), name)
 
     def anatomy(self, name: str) -> dict[str, Any]:
         """What a container is made of: pids, namespaces (inode numbers), cgroups, confinement, files.
@@ -705,16 +706,7 @@ class LabKernel:
 
     def inside(self, node: str, function: Callable[..., T], *args: Any) -> T:
         """Call a function in the network namespace of a container or of the host."""
-        from netns_orch.kernel.nets import Gone, Visit
-
-        def work(visit: Visit) -> T:
-            try:
-                with visit.node(node):
-                    return function(*args)
-            except Gone:
-                raise KernelError(f"container {node} does not run") from None
-
-        return self._nets(self._living()).run(work)
+        return self._nets(self._living()).within(node, function, *args)
 
     def taps(self, wanted: Sequence[Wanted], *, filter: str, snaplen: int) -> Taps:
         """Listen to interfaces of containers and of the namespace of the bridges (``kernel.capture``)."""

@@ -75,14 +75,16 @@ def read(six: bool, packet: bytes, id: int) -> Message | None:
     if len(icmp) < _ECHO.size:
         return None
     kind, code = icmp[0], icmp[1]
-    reply, unreachable = (ECHO_REPLY6, UNREACHABLE6) if six else (ECHO_REPLY, UNREACHABLE)
+    reply, unreachable, exceeded = (
+        (ECHO_REPLY6, UNREACHABLE6, EXCEEDED6) if six else (ECHO_REPLY, UNREACHABLE, EXCEEDED)
+    )
     if kind == reply:
         return _about(icmp, id, "reply", "")
     inner = icmp[8:]
     quoted = inner[40:] if six else inner[(inner[0] & 15) * 4 if inner else 0 :]
     if kind == unreachable:
         return _about(quoted, id, "unreachable", (_CODES6 if six else _CODES).get(code, f"code {code}"))
-    return _about(quoted, id, "exceeded", "time to live exceeded")
+    return _about(quoted, id, "exceeded", "time to live exceeded") if kind == exceeded else None
 
 
 def _about(echo: bytes, id: int, kind: str, words: str) -> Message | None:

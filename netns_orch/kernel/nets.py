@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from netns_orch.errors import KernelError
 from netns_orch.kernel import namespaces
@@ -57,6 +57,18 @@ class Nets:
                 raise _refused(error) from error
 
         return namespaces.run_in_thread(work)
+
+    def within(self, node: str, function: Callable[..., T], *args: Any) -> T:
+        """Call a function in the network namespace of one node; KernelError where that does not run."""
+
+        def work(visit: Visit) -> T:
+            try:
+                with visit.node(node):
+                    return function(*args)
+            except Gone:
+                raise KernelError(f"container {node} does not run") from None
+
+        return self.run(work)
 
 
 def _refused(error: OSError) -> KernelError:

@@ -1,7 +1,7 @@
 """Probes: ICMP echo requests whose TTL grows, and what the nodes on their way counted meanwhile.
 
-Owns: raw sockets in a node's network namespace, packets of ICMP (RFC 792) and ICMPv6 (RFC 4443), counters
-of rules that drop, neighbour tables.  Must not: judge; change anything.
+Owns: raw sockets in a node's network namespace (their packets are ``icmp``'s), counters of rules that drop,
+neighbour tables.  Must not: judge; change anything.
 
 Everything is bounded: so many packets, so many milliseconds for each.
 """
@@ -9,16 +9,15 @@ Everything is bounded: so many packets, so many milliseconds for each.
 from __future__ import annotations
 
 import errno
-import os
+import random
 import re
 import select
 import socket
-import struct
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from netns_orch.kernel import messages, neighbours, netfilter
+from netns_orch.kernel import icmp, messages, neighbours, netfilter
 from netns_orch.kernel.netlink import open_channel
 
 TRIES = 2
@@ -28,16 +27,6 @@ _BURST_WAIT = 0.1
 SILENT = 3
 """So many TTLs without an answer end the probe."""
 MOST_HOPS = 32
-ECHO_REQUEST, ECHO_REPLY, UNREACHABLE, EXCEEDED = 8, 0, 3, 11
-ECHO_REQUEST6, ECHO_REPLY6, UNREACHABLE6, EXCEEDED6 = 128, 129, 1, 3
-_PAYLOAD = b"netorch path probe"
-_ECHO = struct.Struct("!BBHHH")
-_CODES = {
-    0: "network unreachable", 1: "host unreachable", 2: "protocol unreachable", 3: "port unreachable",
-    9: "network prohibited", 10: "host prohibited", 13: "prohibited",
-}  # fmt: skip
-"""Of destination unreachable (RFC 792, RFC 1812 5.2.7.1)."""
-_CODES6 = {0: "no route", 1: "prohibited", 3: "address unreachable", 4: "port unreachable"}
 
 
 class Answer(NamedTuple):
@@ -90,11 +79,8 @@ class _Prober:
     def __init__(self, source: str | None, destination: str, wait: float) -> None:
         self._six = ":" in destination
         self._destination, self._wait = destination, wait
-        family = socket.AF_INET6 if self._six else socket.AF_INET
-        protocol = socket.IPPROTO_ICMPV6 if self._six else socket.IPPROTO_ICMP
-        self._socket = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        self._socket.setblocking(False)
-        self._id, self._sequence = os.getpid() & 0xFFFF, 0
+        self._socket = icmp.open_socket(self._six)
+        self._id, self._sequence = random.randint(1, 0xFFFF), 0  # several may ask from one node at once
         try:
             if source:
                 self._socket.bind((source, 0))
@@ -117,22 +103,16 @@ class _Prober:
         )
         self._socket.setsockopt(level, option, ttl)
         for _ in range(tries):
-            self._sequence += 1
+            self._sequence = (self._sequence + 1) & 0xFFFF
             started = time.monotonic()
             try:
-                self._socket.sendto(self._request(), (self._destination, 0))
+                packet = icmp.request(self._six, self._id, self._sequence)
+                self._socket.sendto(packet, (self._destination, 0))
             except OSError as error:
                 return Answer(ttl, None, "refused", words=error.strerror or "")
             for address, kind, words in self._heard(started + self._wait):
                 return Answer(ttl, address, kind, (time.monotonic() - started) * 1000, words)
         return Answer(ttl, None, "silence")
-
-    def _request(self) -> bytes:
-        kind = ECHO_REQUEST6 if self._six else ECHO_REQUEST
-        head = _ECHO.pack(kind, 0, 0, self._id, self._sequence)
-        if not self._six:  # of ICMPv6 the kernel makes the check sum
-            head = _ECHO.pack(kind, 0, checksum(head + _PAYLOAD), self._id, self._sequence)
-        return head + _PAYLOAD
 
     def _heard(self, deadline: float) -> Iterator[tuple[str, str, str]]:
         while (left := deadline - time.monotonic()) > 0:
@@ -145,42 +125,9 @@ class _Prober:
                     continue
                 yield self._destination, "unreachable", error.strerror or ""
                 continue
-            meaning = self._meaning(packet)
-            if meaning is not None:
-                yield sender[0], *meaning
-
-    def _meaning(self, packet: bytes) -> tuple[str, str] | None:
-        """Kind and words of a packet that answers ours; None for any other."""
-        icmp = packet if self._six else packet[(packet[0] & 15) * 4 :]
-        if len(icmp) < 8:
-            return None
-        kind, code = icmp[0], icmp[1]
-        replies, exceeded, unreachable = (
-            (ECHO_REPLY6, EXCEEDED6, UNREACHABLE6) if self._six else (ECHO_REPLY, EXCEEDED, UNREACHABLE)
-        )
-        if kind == replies:
-            return ("reply", "") if self._is_ours(icmp) else None
-        if kind not in (exceeded, unreachable) or not self._is_ours(self._inner(icmp)):
-            return None
-        words = (_CODES6 if self._six else _CODES).get(code, f"code {code}")
-        return ("exceeded", "") if kind == exceeded else ("unreachable", words)
-
-    def _inner(self, icmp: bytes) -> bytes:
-        """The ICMP part of the packet that an error speaks of."""
-        inner = icmp[8:]
-        return inner[40:] if self._six else inner[(inner[0] & 15) * 4 if inner else 0 :]
-
-    def _is_ours(self, icmp: bytes) -> bool:
-        return len(icmp) >= 8 and _ECHO.unpack_from(icmp)[3:] == (self._id, self._sequence)
-
-
-def checksum(data: bytes) -> int:
-    """The internet check sum (RFC 1071)."""
-    padded = data + b"\0" * (len(data) & 1)
-    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+            message = icmp.read(self._six, packet, self._id)
+            if message is not None and message.sequence == self._sequence:
+                yield sender[0], message.kind, "" if message.kind == "exceeded" else message.words
 
 
 # -- what a node says of itself --------------------------------------------------------------------

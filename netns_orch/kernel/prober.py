@@ -21,7 +21,7 @@ from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.driver import LabKernel
 from netns_orch.kernel.httpclient import Page
 from netns_orch.kernel.inside import CompletedRun
-from netns_orch.kernel.nets import Gone, Nets, Visit
+from netns_orch.kernel.nets import Gone, Nets
 from netns_orch.resources import HOST, PLACE
 
 T = TypeVar("T")
@@ -77,18 +77,6 @@ class Prober:
         found = str(self._kernel.view(node)["state"])
         return found if found in ("paused", "dead") else "running"
 
-    def _within(self, node: str, function: Callable[..., T], *args: Any) -> T:
-        """Call a function in the network namespace of a node."""
-
-        def work(visit: Visit) -> T:
-            try:
-                with visit.node(node):
-                    return function(*args)
-            except Gone:
-                raise KernelError(f"container {node} does not run") from None
-
-        return self.nets().run(work)
-
     # -- what it is called there ----------------------------------------------------------------------
 
     def file(self, node: str, path: str) -> str:
@@ -111,7 +99,7 @@ class Prober:
         """Ask a DNS server from a node: ``dnsclient.Answer``.  OSError where it does not answer."""
         from netns_orch.kernel import dnsclient
 
-        return _plain(lambda: self._within(node, _caught, dnsclient.query, server, name, kind, timeout))
+        return _plain(lambda: self.nets().within(node, _caught, dnsclient.query, server, name, kind, timeout))
 
     # -- what they reach ------------------------------------------------------------------------------
 
@@ -125,7 +113,7 @@ class Prober:
 
     def trace(self, node: str, address: str, extra: float) -> list[probe.Answer]:
         """One answer for each TTL on the way to ``address``."""
-        return self._within(node, probe.trace, None, address, extra)
+        return self.nets().within(node, probe.trace, None, address, extra)
 
     def get(
         self, node: str, addresses: Sequence[str], port: int, host: str, path: str, timeout: float, tls: bool
@@ -134,7 +122,7 @@ class Prober:
         from netns_orch.kernel import httpclient
 
         arguments = (addresses, port, host, path, timeout, tls)
-        page: Page = _plain(lambda: self._within(node, _caught, httpclient.get, *arguments))
+        page: Page = _plain(lambda: self.nets().within(node, _caught, httpclient.get, *arguments))
         return page
 
     def throughput(self, source: str, target: str, address: str, seconds: float) -> float:
@@ -151,23 +139,23 @@ class Prober:
 
     def attachment(self, node: str, address: str) -> Attachment | None:
         """The interface of a node that has ``address`` now."""
-        return self._within(node, _attachment, address)
+        return self.nets().within(node, _attachment, address)
 
     def carriers(self, node: str) -> dict[str, bool]:
         """The interfaces of a node but ``lo``, and whether each is up with a carrier."""
-        return self._within(node, _carriers)
+        return self.nets().within(node, _carriers)
 
     def addresses(self, node: str) -> list[str]:
         """The addresses that a node has now, but for loopback and link-local ones."""
-        return self._within(node, _addresses)
+        return self.nets().within(node, _addresses)
 
     def listeners(self, node: str) -> list[listening.Listener]:
         """Who listens in a node's namespace."""
-        return self._within(node, listening.listeners)
+        return self.nets().within(node, listening.listeners)
 
     def datagrams_read(self, node: str) -> int:
         """How many datagrams programs in a node's namespace have read."""
-        return self._within(node, listening.datagrams_read)
+        return self.nets().within(node, listening.datagrams_read)
 
     # -- programs -------------------------------------------------------------------------------------
 
@@ -183,7 +171,7 @@ class Prober:
         On the host: as root, in the namespace that holds the bridges, and with the host's own files.
         """
         if node == HOST:
-            return self._within(HOST, hostcommand.run, argv, timeout)
+            return self.nets().within(HOST, hostcommand.run, argv, timeout)
         directory = Path(self._kernel.directory.container(node))
         return enter.run(directory, argv, timeout=timeout, cancelled=cancelled or self._over, apart=True)
 

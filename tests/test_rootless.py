@@ -15,14 +15,16 @@ from pathlib import Path
 
 import pytest
 import test_pytest_plugin
-from support import cgroups, outside
-from support.ordinary import Ordinary, as_user, covered, python
+from support import cgroups, ordinary, outside
+from support.ordinary import Ordinary, covered
 from support.outer import TestHost, run
 from support.runner import TOPOLOGIES
 from support.waiting import until
 
 pytestmark = pytest.mark.kernel
 ALICE, BOB = 61001, 61002
+CLOSED = {"PATH": "/nonexistent"}
+"""An environment without a program for the outside: where that is no matter, it need not be waited for."""
 RED_BLUE = (TOPOLOGIES / "red-blue.yaml").read_text()
 SWITCH = """
 bridges: {lan: {}}
@@ -31,21 +33,11 @@ links: [[red: 10.0.0.1/24, lan], [blue: 10.0.0.2/24, lan]]
 """
 
 
-def _may_have_user_namespaces(uid: int) -> bool:
-    return subprocess.run([*as_user(uid), "unshare", "-Urn", "true"], check=False).returncode == 0
-
-
 @pytest.fixture
 def base() -> Iterator[Path]:
-    """A directory that every user can pass through; pytest's own is root's alone.
-
-    In memory, as a user's run directory is.
-    """
-    path = Path(tempfile.mkdtemp(prefix="netorch-test-"))
-    run("mount", "-t", "tmpfs", "-o", "mode=711", "netorch-test", str(path))
-    yield path
-    run("umount", str(path))
-    path.rmdir()
+    """A directory that every user can pass through; pytest's own is root's alone."""
+    with ordinary.place() as path:
+        yield path
 
 
 @pytest.fixture(scope="session")
@@ -59,11 +51,9 @@ def cache() -> Iterator[Path]:
 
 @pytest.fixture
 def user(base: Path, cache: Path) -> Iterator[Callable[[int], Ordinary]]:
-    """Makes ordinary users; what they leave in their run directories is a failure."""
-    if python(ALICE) is None:
-        pytest.skip("no Python with netorch's dependencies that an ordinary user may run")
-    if not _may_have_user_namespaces(ALICE):
-        pytest.skip("this host lets no ordinary user have a user namespace")
+    """Makes ordinary users; what they leave in their run directories, or running, is a failure."""
+    if reason := ordinary.why_not(ALICE):
+        pytest.skip(reason)
     users: list[Ordinary] = []
 
     def make(uid: int) -> Ordinary:
@@ -71,10 +61,12 @@ def user(base: Path, cache: Path) -> Iterator[Callable[[int], Ordinary]]:
         return users[-1]
 
     yield make
-    left = [str(path) for each in users for path in each.runtime.iterdir()]
-    for each in users:
-        each.end()
-    assert left == []
+    try:
+        for each in users:
+            each.assert_nothing_left()
+    finally:
+        for each in users:
+            each.end()
 
 
 @pytest.fixture
@@ -339,21 +331,29 @@ import sys
 from netns_orch import lab
 from netns_orch import rootless
 from support.faults import Fault
+fault = Fault(int(sys.argv[2]), "kill")
 with rootless.command():
     topology = lab.load("lab.yaml")
-    rootless.settle(topology, building=False)
-    lab.up(topology, step=Fault(int(sys.argv[1]), "kill"))
+    if sys.argv[1] == "up":
+        rootless.settle(topology, building=False)
+        lab.up(topology, step=fault)
+    else:
+        rootless.enter("lab")
+        lab.down("lab", step=fault)
 """
 
 
 def test_killed_anywhere_down_leaves_nothing(alice: Ordinary) -> None:
+    """A sample of the engine's steps; ``scripts/sweep --rootless`` strikes at system calls."""
     alice.write(RED_BLUE)
-    for step in (1, 4, 8):
-        done = alice.python(KILLED, str(step))
+    for what, step in (("up", 1), ("up", 5), ("down", 2)):
+        if what == "down":
+            alice("up", environment=CLOSED)
+        done = alice.python(KILLED, what, str(step))
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert alice.top.exists(), "or nothing was begun"
         alice("down", "lab")
-        assert not alice.top.exists()
+        alice.assert_nothing_left()
 
 
 def test_what_fails_is_rolled_back_with_its_namespaces(alice: Ordinary) -> None:

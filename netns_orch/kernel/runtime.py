@@ -263,7 +263,10 @@ def _order_json(order: CreateOrder, number: int) -> str:
 def _create_error(order: CreateOrder | None, message: Mapping[str, Any]) -> KernelError:
     number = message["errno"]
     reason = f": {os.strerror(number)}" if number else ""
-    hint = realm.SCOPE if number == errno.EACCES and realm.inside() else _HINTS.get(number or 0)
+    hint = _HINTS.get(number or 0)
+    if number == errno.EACCES and (around := realm.inside()):
+        in_root = message["what"].startswith("mount ") or not around["cgroups"]
+        hint = _HINTS[errno.EOVERFLOW] if in_root else realm.SCOPE
     who = f"container {order.name}" if order else "the process that forks containers"
     return KernelError(
         f"{who} could not {message['what']}{reason}",

@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from support.runner import ROOT, Netorch
+from support.waiting import until
 
 _NEEDED = "import netns_orch, pydantic, typer, yaml, networkx, pyroute2"
 
@@ -41,6 +43,26 @@ def python(uid: int) -> tuple[str, str] | None:
     return None
 
 
+def why_not(uid: int) -> str | None:
+    """Why an ordinary user can run nothing here, or None."""
+    if python(uid) is None:
+        return "no Python with netorch's dependencies that an ordinary user may run"
+    allowed = subprocess.run([*as_user(uid), "unshare", "-Urn", "true"], capture_output=True, check=False)
+    return "this host lets no ordinary user have a user namespace" if allowed.returncode else None
+
+
+@contextlib.contextmanager
+def place() -> Iterator[Path]:
+    """A directory that every user can pass through; in memory, as a user's run directory is."""
+    path = Path(tempfile.mkdtemp(prefix="netorch-test-"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=711", "netorch-test", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+        path.rmdir()
+
+
 class Ordinary(Netorch):
     """``netorch`` as a user runs it; his files are below ``base``, which all users can pass through."""
 
@@ -50,6 +72,7 @@ class Ordinary(Netorch):
         found = python(uid)
         assert found is not None, "asked before"
         self._python, paths = found
+        self.prefix = tuple(as_user(uid))
         home, self.runtime = base / f"home{uid}", base / f"run{uid}"
         for directory in (home, self.runtime):
             directory.mkdir(mode=0o700)
@@ -60,12 +83,12 @@ class Ordinary(Netorch):
 
     def argv(self, *words: str | Path, python: tuple[str, ...] = ()) -> list[str]:  # type: ignore[override]
         """The command line that runs ``netorch`` as this user."""
-        return [*as_user(self.uid), self._python, *python, "-m", "netns_orch", *map(str, words)]
+        return [*self.prefix, self._python, *python, "-m", "netns_orch", *map(str, words)]
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run any program as this user."""
         return subprocess.run(
-            [*as_user(self.uid), *words],
+            [*self.prefix, *words],
             cwd=self.directory,
             env={**self.environment, **environment},
             capture_output=True,
@@ -85,13 +108,22 @@ class Ordinary(Netorch):
     def begin(self, script: str) -> subprocess.Popen[str]:
         """Start a Python script as this user, and leave it running."""
         return subprocess.Popen(
-            [*as_user(self.uid), self._python, "-c", script],
+            [*self.prefix, self._python, "-c", script],
             cwd=self.directory,
             env=self.environment,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
+
+    def take(self, tree: Path) -> Path:
+        """A copy of a directory, all of it this user's."""
+        copy = self.directory / tree.name
+        shutil.copytree(tree, copy, symlinks=True)
+        subprocess.run(
+            ["chown", "--recursive", "--no-dereference", f"{self.uid}:{self.uid}", copy], check=True
+        )
+        return copy
 
     @property
     def top(self) -> Path:
@@ -107,6 +139,21 @@ class Ordinary(Netorch):
         """The pid of PID 1 of a container of the only lab."""
         pid: int = next(row["pid"] for row in self("ps", "--json").json() if row["name"] == node)
         return pid
+
+    def processes(self) -> list[str]:
+        """The names of all processes of this user that live."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_uid == self.uid or f"\nUid:\t{self.uid}\t" in (path / "status").read_text():
+                    state = (path / "stat").read_text().rpartition(")")[2].split()[0]
+                    found += [(path / "comm").read_text().strip()] if state not in "ZX" else []
+        return found
+
+    def assert_nothing_left(self) -> None:
+        """No file in his run directory, and within a while no process."""
+        assert list(self.runtime.iterdir()) == []
+        until(lambda: not self.processes(), f"the end of {self.processes()}", 30)
 
     def end(self) -> None:
         """After a failure: nothing of him goes on."""

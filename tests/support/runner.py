@@ -45,6 +45,9 @@ class Result:
 class Netorch:
     """Runs ``netorch`` in a directory; a call waits for the end and returns the Result."""
 
+    prefix: tuple[str, ...] = ()
+    """Words before the command line, that have it run as somebody else."""
+
     def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
         self.directory = directory
         self.environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **(environment or {})}

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from support.runner import ROOT
+from support.runner import ROOT, Netorch
 from support.waiting import PATIENCE, until
 
 KILL = "KILL"
@@ -60,12 +60,12 @@ def why_not() -> str | None:
     return None if shutil.which("strace") else "needs strace (apt-get install strace)"
 
 
-def calls(directory: Path, *words: str | Path) -> list[Call]:
+def calls(run: Netorch, *words: str | Path) -> list[Call]:
     """The calls that a command of netorch makes, one for each number that some process comes to.
 
     What an interpreter or a program opens to start is left out: nothing has been made by then.
     """
-    log, _hangs, stderr = _traced(directory, [f"trace={','.join(CALLS)}"], words)
+    log, _hangs, stderr = _traced(run, [f"trace={','.join(CALLS)}"], words)
     ends = {pid: code for pid, code, _ in _ENDED.findall(log)}
     assert ends.get(log.split(" ", 1)[0]) == "0", f"{words} under strace: {stderr}"
     numbers: dict[tuple[str, str], int] = defaultdict(int)
@@ -84,28 +84,34 @@ def calls(directory: Path, *words: str | Path) -> list[Call]:
     return sorted(found - trivial - {Call("execve", 1)})
 
 
-def strike(directory: Path, call: Call, fault: str, *words: str | Path) -> Outcome:
+def strike(run: Netorch, call: Call, fault: str, *words: str | Path) -> Outcome:
     """Run a command of netorch with one fault: ``KILL``, or the name of an error."""
     what = "signal=SIGKILL" if fault == KILL else f"error={fault}"
     options = [f"trace=execve,{call.name}", f"inject={call.name}:{what}:when={call.number}"]
-    log, hangs, stderr = _traced(directory, options, words)
+    log, hangs, stderr = _traced(run, options, words)
     ends = _ENDED.findall(log)
     reached = any(by == "SIGKILL" for _, _, by in ends) if fault == KILL else "(INJECTED)" in log
     return Outcome(reached, hangs, stderr)
 
 
-def _traced(directory: Path, options: Sequence[str], words: Sequence[str | Path]) -> tuple[str, bool, str]:
+def _traced(run: Netorch, options: Sequence[str], words: Sequence[str | Path]) -> tuple[str, bool, str]:
     """Run a command under strace to its end; strace's log, whether it had to be ended, its stderr."""
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+    with tempfile.TemporaryDirectory(dir=run.directory) as scratch:
+        Path(scratch).chmod(0o777)  # strace runs as who runs the command
         log, stderr = Path(scratch, "log"), Path(scratch, "stderr")
         # -I 2: with -o, a SIGTERM would be ignored else.  stderr is a file: a pipe ends with its last writer.
-        argv = ["strace", "-f", "-q", "-I", "2", "-s", "128", "-o", str(log)]
+        argv = [*run.prefix, "strace", "-f", "-q", "-I", "2", "-s", "128", "-o", str(log)]
         for option in options:
             argv += ["-e", option]
-        argv += [sys.executable, "-m", "netns_orch", *map(str, words)]
+        argv += run.argv(*words)[len(run.prefix) :]
         with stderr.open("wb") as file:
             strace = subprocess.Popen(
-                argv, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file
+                argv,
+                cwd=run.directory,
+                env=run.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
             )
         try:
             # The first line is the command's own execve.

@@ -46,6 +46,8 @@ class FakeProber:
         self.sockets: dict[str, list[Listener]] = {}
         self.files: dict[tuple[str, str], str] = {}
         self.names: dict[tuple[str, str], list[str]] = {}
+        self.codes: dict[str, int] = {}
+        """What name servers say of every name."""
         self.read: list[int] = [0]
         self.page: Page | OSError = Page(200, "OK", b"hello\nworld\n")
         self.done = CompletedRun(0, b"default via 10.0.0.1\n", errors=b"a warning\n")
@@ -60,6 +62,8 @@ class FakeProber:
         return [self.answers.get((a.node, a.kind, a.address, a.port), SILENCE) for a in asks]
 
     def lookup(self, node: str, server: str, name: str, kind: int, timeout: float) -> dnsclient.Answer:
+        if server in self.codes:
+            return dnsclient.Answer((), self.codes[server])
         if (server, name) not in self.names:
             raise TimeoutError("timed out")
         wanted = ":" if kind == dnsclient.AAAA else "."
@@ -229,6 +233,42 @@ def test_names_are_looked_up_as_the_container_does(bench: FakeBench) -> None:
     assert verdict(bench, check)[0] == "failed"
     asked = "dns: {from: red, name: www.lab, address: 10.0.0.9, server: 10.0.0.53}"
     assert verdict(bench, asked)[0] == "passed"
+
+
+def test_pages_and_names_that_are_not_to_come(bench: FakeBench) -> None:
+    """Silence is worth as much as that of the port: a broken service is no proof."""
+    prober: Any = bench.prober
+    page = 'http: {from: red, url: "http://blue:8080/x", expect: %s}'
+    assert verdict(bench, page % "fail") == (
+        "failed",
+        "red -> http://blue:8080/x: status 200 OK, expected fail",
+    )
+    prober.page = ConnectionRefusedError(111, "Connection refused")
+    assert verdict(bench, page % "refused") == ("passed", "it refuses, which is an answer")
+    assert verdict(bench, page % "timeout")[0] == "failed"
+    assert verdict(bench, page % "fail")[0] == "no proof"
+    prober.page = TimeoutError("timed out")
+    assert verdict(bench, page % "timeout")[0] == "no proof"
+    answers(bench, "blue", "tcp", "10.0.0.3", 8080)
+    assert verdict(bench, page % "timeout") == ("passed", "port 8080 is open from blue itself")
+    assert verdict(bench, page % "refused")[0] == "failed"
+
+    name = "dns: {from: red, name: www.lab, expect: %s}"
+    assert "its resolv.conf names no server" in verdict(bench, name % "fail")[1]
+    assert verdict(bench, name % "fail")[0] == "no proof"
+    prober.files["red", "/etc/resolv.conf"] = "nameserver 10.0.0.3\n"
+    assert verdict(bench, name % "timeout")[0] == "no proof"
+    prober.sockets["blue"] = [Listener("udp", "0.0.0.0", 53, 0, 1)]
+    assert verdict(bench, name % "timeout") == ("passed", "blue listens on port 53")
+    assert verdict(bench, name % "refused")[0] == "failed"
+    prober.codes["10.0.0.3"] = dnsclient.REFUSED
+    assert verdict(bench, name % "refused")[0] == "passed"
+    assert verdict(bench, name % "timeout")[0] == "failed"
+    prober.codes["10.0.0.3"] = dnsclient.NO_SUCH_NAME
+    assert verdict(bench, name % "fail") == ("passed", "that there is no such name is an answer")
+    assert verdict(bench, name % "timeout")[0] == "failed"
+    prober.files["red", "/etc/hosts"] = "10.0.0.7 www.lab\n"
+    assert verdict(bench, name % "fail") == ("failed", "red: www.lab: is 10.0.0.7, expected fail")
 
 
 def test_the_way(bench: FakeBench, monkeypatch: pytest.MonkeyPatch) -> None:

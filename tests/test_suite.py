@@ -93,6 +93,9 @@ HOLD = """
   - http: {from: red, url: "http://blue/usr/bin/../../etc/", status: 200, body: "hostname"}
   - http: {from: red, url: "http://10.1.3.2/nosuch", status: 404}
   - dns: {from: red, name: db.lab, address: 10.1.3.2}
+  - dns: {from: red, name: db2.lab, server: blue, expect: refused}
+  - http: {from: red, url: "http://blue:82/", expect: refused}
+  - {http: {from: red, url: "http://blue:81/", expect: timeout}, name: no page by a rule}
   - route: {from: red, to: blue, path: [r1, r2]}
   - route: {from: r1, to: r2, path: []}
   - throughput: {from: red, to: blue, min: 1kbit}

@@ -6,6 +6,7 @@ and how long an answer may take.  Must not: judge (``kinds``), or know how a pro
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from netns_orch.kernel.probes import Ask, Heard
 from netns_orch.resources import HOST, Address, Container, Qdisc, State
 
 if TYPE_CHECKING:
+    from netns_orch.kernel.dnsclient import ResolvConf
     from netns_orch.kernel.prober import Prober
     from netns_orch.kernel.stream import Stream
     from netns_orch.trace import Lost
@@ -140,11 +142,11 @@ class Bench:
     ) -> list[str]:
         """The addresses that a name has by DNS, asked from a node; ``server`` instead of its resolv.conf.
 
-        OSError where no server answers.
+        OSError where no server answers: ECONNREFUSED where one refuses, ETIMEDOUT where it is silent.
         """
         from netns_orch.kernel import dnsclient
 
-        conf = dnsclient.parse_resolv_conf(self.prober.file(node, "/etc/resolv.conf"))
+        conf = self._resolv_conf(node)
         servers = [server] if server else list(conf.servers)
         names = [f"{name.rstrip('.')}."] if server else conf.candidates(name)
         kinds = [dnsclient.A if family == 4 else dnsclient.AAAA for family in families]
@@ -160,18 +162,31 @@ class Bench:
             raise problem
         return []
 
+    def name_server(self, node: str) -> str | None:
+        """The server that a node asks first."""
+        return next(iter(self._resolv_conf(node).servers), None)
+
+    def _resolv_conf(self, node: str) -> ResolvConf:
+        from netns_orch.kernel import dnsclient
+
+        return dnsclient.parse_resolv_conf(self.prober.file(node, "/etc/resolv.conf"))
+
     def _first_answer(
         self, node: str, servers: Sequence[str], name: str, kind: int, problem: OSError | None
     ) -> tuple[list[str], OSError | None]:
+        from netns_orch.kernel import dnsclient
+
         for server in servers:
             try:
                 answer = self.prober.lookup(node, server, name, kind, self.wait(DNS_WAIT))
             except OSError as error:
-                problem = OSError(f"{server}: {(error.strerror or str(error)).lower()}")
+                number = errno.ETIMEDOUT if isinstance(error, TimeoutError) else error.errno or errno.EIO
+                problem = OSError(number, f"{server}: {(error.strerror or str(error)).lower()}")
                 continue
-            if answer.code in (0, dns_no_such_name()):
+            if answer.code in (0, dnsclient.NO_SUCH_NAME):  # to know that there is none is an answer
                 return list(answer.addresses), None
-            problem = OSError(f"{server}: {answer.words}")
+            number = errno.ECONNREFUSED if answer.code == dnsclient.REFUSED else errno.EPROTO
+            problem = OSError(number, f"{server}: {answer.words}")
         return [], problem
 
     # -- probes -----------------------------------------------------------------------------------------
@@ -207,13 +222,6 @@ class Bench:
     def lost_at(self, node: str, address: str, send: Send | None = None) -> Lost | None:
         """As ``lost``, as data."""
         return views.lost(self.lab, node, address, send)
-
-
-def dns_no_such_name() -> int:
-    """The response code of a server that knows that there is no such name: an answer, not a failure."""
-    from netns_orch.kernel import dnsclient
-
-    return dnsclient.NO_SUCH_NAME
 
 
 def parse_hosts(text: str) -> dict[str, list[str]]:

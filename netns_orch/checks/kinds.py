@@ -11,8 +11,11 @@ check          holds when
 ``tcp``        a connection is accepted; ``refused``: by a reset; ``timeout``: nothing comes back
 ``udp``        a datagram comes back, or the target's program has read what was sent; ``refused``: ICMP port
                unreachable; ``timeout``: neither
-``http``       the answer has the status (200) and the body matches; redirects are not followed
-``dns``        the name has all the addresses: by the hosts file, then by DNS, as the C library asks
+``http``       the answer has the status (200) and the body matches; redirects are not followed; ``refused``,
+               ``timeout``: there is no page, as of ``tcp``
+``dns``        the name has all the addresses: by the hosts file, then by DNS, as the C library asks;
+               ``refused``: the server refuses; ``timeout``: none answers; ``fail``: any of both, or the name
+               has no address
 ``route``      the hops that answer, but for the last, are ``path``
 ``throughput`` what TCP carries in three seconds lies between ``min`` and ``max``
 ``exec``       exit code, stdout and stderr are as asked for
@@ -82,11 +85,18 @@ def silences(check: Check, bench: Bench) -> list[Ask]:
     expect = check.options.get("expect")
     if check.kind == "ping" and expect == "fail":
         return [ask for _, ask in _ping_asks(check.options, bench)[0]]
-    if check.kind not in ("tcp", "udp") or expect not in ("timeout", "fail"):
+    if expect not in ("timeout", "fail"):
         return []
+    if check.kind == "dns":
+        return [ask for source in check.options["from"] if (ask := _server(check.options, source, bench))]
+    if check.kind == "http":
+        host, port = _socket_of(check.options["url"])
+        sockets, kind = [(host, port)], "tcp"
+    else:
+        sockets, kind = check.options["to"], check.kind
     return [
-        Ask(source, check.kind, address, port, _PAYLOADS.get(port, _PLAIN))
-        for source, (target, port) in itertools.product(check.options["from"], check.options["to"])
+        Ask(source, kind, address, port, _PAYLOADS.get(port, _PLAIN))
+        for source, (target, port) in itertools.product(check.options["from"], sockets)
         for address in _resolved(bench, source, target)[:1]
     ]
 
@@ -232,11 +242,16 @@ def _port(kind: str, expect: str, source: str, socket: tuple[str, int], bench: B
         return Trial(who, is_open, said, why=lambda: _port_lost(bench, ask, one))
     if is_open or not _fits(expect, one):
         return Trial(who, False, f"{said}, expected {expect}", why=lambda: _port_lost(bench, ask, one))
+    return _refusing_trial(bench, who, ask, one, expect, said)
+
+
+def _refusing_trial(bench: Bench, who: str, ask: Ask, one: Heard, expect: str, said: str) -> Trial:
+    """Of a port that does what is expected of it, and is not open."""
     if one.kind == "failed":
         return Trial(who, True, said, doubt=one.words)
     if expect == "refused":
         return Trial(who, True, said, proof="it refuses, which is an answer")
-    proof, doubt = control.port(bench, source, kind, ask.address, port, ask.payload)
+    proof, doubt = control.port(bench, ask.node, ask.kind, ask.address, ask.port, ask.payload)
     return Trial(who, True, said, proof=proof, doubt=doubt)
 
 
@@ -312,15 +327,26 @@ def _http(options: Any, bench: Bench) -> list[Trial]:
     return bench.prober.each(lambda source: _page(options, source, bench), options["from"])
 
 
-def _page(options: Any, source: str, bench: Bench) -> Trial:
-    from netns_orch.kernel.probes import refusal
+def _url(url: str) -> re.Match[str]:
     from netns_orch.labfile.probes import URL
 
-    url = options["url"]
     match = URL.fullmatch(url)
     assert match is not None
-    host, tls = match["six"] or match["host"], match["scheme"] == "https"
-    port = int(match["port"] or (443 if tls else 80))
+    return match
+
+
+def _socket_of(url: str) -> tuple[str, int]:
+    """Host and port."""
+    match = _url(url)
+    return match["six"] or match["host"], int(match["port"] or (443 if match["scheme"] == "https" else 80))
+
+
+def _page(options: Any, source: str, bench: Bench) -> Trial:
+    from netns_orch.kernel.probes import refusal
+
+    url = options["url"]
+    match, (host, port) = _url(url), _socket_of(url)
+    expect = options.get("expect", "ok")
     who = f"{source} -> {url}"
     addresses = _resolved(bench, source, host)
     if not addresses:
@@ -331,12 +357,18 @@ def _page(options: Any, source: str, bench: Bench) -> Trial:
     named = header if match["port"] is None else f"{header}:{port}"
     try:
         timeout = bench.wait(HTTP_WAIT, times=3)
+        tls = match["scheme"] == "https"
         page = bench.prober.get(bench.root(source), addresses, port, named, path, timeout, tls)
     except OSError as error:
         heard = Heard("silence") if isinstance(error, TimeoutError) else refusal(error)
         ask = Ask(source, "tcp", addresses[0], port)
         said = heard.words or "no answer (timed out)"
+        if expect != "ok" and _fits(expect, heard):
+            return _refusing_trial(bench, who, ask, heard, expect, said)
+        said += "" if expect == "ok" else f", expected {expect}"
         return Trial(who, False, said, why=lambda: _service_lost(bench, ask, heard))
+    if expect != "ok":
+        return Trial(who, False, f"status {page.status} {page.reason}".rstrip() + f", expected {expect}")
     return _judge_page(who, options, page.status, page.reason, page.body.decode(errors="replace"))
 
 
@@ -369,8 +401,8 @@ def _dns(options: Any, bench: Bench) -> list[Trial]:
 
 
 def _name(options: Any, source: str, bench: Bench) -> Trial:
-    name, wanted = options["name"], [str(address) for address in options["address"]]
-    server = options.get("server")
+    name, wanted = options["name"], [str(address) for address in options.get("address", ())]
+    expect, server = options.get("expect", "ok"), options.get("server")
     who = f"{source}: {name}"
     found: list[str] = []
     address: str | None = None
@@ -381,12 +413,17 @@ def _name(options: Any, source: str, bench: Bench) -> Trial:
         if address is None:
             return _unknown(source, server[0])
     if not found:
-        families = sorted({6 if ":" in text else 4 for text in wanted})
+        families = sorted({6 if ":" in text else 4 for text in wanted} or {4, 6})
         try:
             found = bench.look_up(bench.root(source), name, server=address, families=families)
         except OSError as error:
-            said = f"no answer: {error.strerror or error}"
-            return Trial(who, False, said, why=lambda: _server_lost(bench, source, address))
+            return _unanswered(options, source, bench, who, error)
+    if expect != "ok":
+        nobody = expect == "fail" and not found
+        said = f"is {', '.join(found)}" if found else "is no name that is known"
+        if nobody:
+            return Trial(who, True, said, proof="that there is no such name is an answer")
+        return Trial(who, False, f"{said}, expected {expect}")
     missing = [text for text in wanted if text not in found]
     if missing:
         return Trial(
@@ -395,14 +432,31 @@ def _name(options: Any, source: str, bench: Bench) -> Trial:
     return Trial(who, True, f"is {', '.join(found)}")
 
 
-def _server_lost(bench: Bench, source: str, server: str | None) -> str:
-    from netns_orch.kernel import dnsclient
+def _unanswered(options: Any, source: str, bench: Bench, who: str, error: OSError) -> Trial:
+    """Of a name that no server told the addresses of."""
+    from netns_orch.kernel.probes import refusal
 
-    servers = dnsclient.parse_resolv_conf(bench.prober.file(source, "/etc/resolv.conf")).servers
-    address = server or next(iter(servers), None)
-    if address is None:
-        return ""
-    return _port_lost(bench, Ask(source, "udp", address, 53, _DNS_QUERY), Heard("silence"))
+    expect, ask = options.get("expect", "ok"), _server(options, source, bench)
+    said = f"no answer: {error.strerror or error}"
+    heard = refusal(error)
+    if expect != "ok" and _fits(expect, heard):
+        if ask is None:
+            return Trial(who, True, said, doubt=error.strerror or str(error))
+        return _refusing_trial(bench, who, ask, heard, expect, said)
+    said += "" if expect == "ok" else f", expected {expect}"
+    return Trial(
+        who, False, said, why=None if ask is None else lambda: _port_lost(bench, ask, Heard("silence"))
+    )
+
+
+def _server(options: Any, source: str, bench: Bench) -> Ask | None:
+    """What asks the name server of a check whether it is there."""
+    server = options.get("server")
+    if server is None:
+        address = bench.name_server(source)
+    else:
+        address = next(iter(_resolved(bench, source, server[0])), None)
+    return None if address is None else Ask(source, "udp", address, 53, _DNS_QUERY)
 
 
 # -- way and width ----------------------------------------------------------------------------------

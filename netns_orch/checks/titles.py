@@ -22,18 +22,19 @@ def title(check: Check, groups: Mapping[str, Sequence[str]]) -> str:
     if check.kind == "exec":
         return f"exec {_names(options['in'], groups)}: {_command(options['run'])}"
     source = _names(options.get("from"), groups)
+    expect = options.get("expect")
+    expected = f" ({expect})" if expect not in (None, "ok", "open") else ""
     if check.kind == "http":
-        return f"http {source} -> {options['url']}"
+        return f"http {source} -> {options['url']}{expected}"
     if check.kind == "dns":
-        return f"dns {source}: {options['name']}"
+        return f"dns {source}: {options['name']}{expected}"
     target = _names(options.get("to"), groups)
     if check.kind == "reach" and source == target == "all":
         return "reach all"
     words = f"{check.kind} {source} -> {target}"
     if check.kind == "route":
         words += f" by {', '.join(options['path']) or 'nobody'}"
-    expect = options.get("expect")
-    return f"{words} ({expect})" if expect not in (None, "ok", "open") else words
+    return words + expected
 
 
 def step_title(step: Step, groups: Mapping[str, Sequence[str]]) -> str:

@@ -21,7 +21,7 @@ _CODES = {1: "format error", 2: "server failure", 3: "no such name", 4: "not imp
 """RCODE (RFC 1035 4.1.1)."""
 _LIMIT = 65535
 _JUMPS = 64
-NO_SUCH_NAME = 3
+NO_SUCH_NAME, REFUSED = 3, 5
 
 
 class Answer(NamedTuple):

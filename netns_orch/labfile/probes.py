@@ -88,6 +88,7 @@ _FROM = Flat(OneOrMore(Sources()))
 _TO = Flat(OneOrMore(Targets()))
 _SOCKET = Built(OneOrMore(Text(short.target, "a target such as red:80")), _sockets)
 _PORT_EXPECT = Choice("open", "refused", "timeout", "fail")
+_SERVICE_EXPECT = Choice("ok", "refused", "timeout", "fail")
 _REGEX = Text(short.regex, "a regular expression", also=("number",))
 _COUNT = Int(1, 10_000, "a number of packets")
 
@@ -128,6 +129,22 @@ def _asked(text: Any, ctx: Context, where: Where) -> str:
     if match and match["host"]:
         ctx.hosts.append((match["host"], where))
     return str(text)
+
+
+def _page(values: dict[str, Any], found: Found) -> dict[str, Any]:
+    for key in ("status", "body"):
+        if values.get("expect", "ok") != "ok" and key in found.marks:
+            raise Wrong(f"a page that is not to come has no `{key}`", "leave it out, or `expect`")
+    return values
+
+
+def _name(values: dict[str, Any], found: Found) -> dict[str, Any]:
+    answered = values.get("expect", "ok") == "ok"
+    if answered and "address" not in found.marks:
+        raise Wrong("the key 'address' is missing", "address: the addresses that it has")
+    if not answered and "address" in found.marks:
+        raise Wrong("a name that is not to be found has no `address`", "leave it out, or `expect`")
+    return values
 
 
 def _throughput(values: dict[str, Any], found: Found) -> dict[str, Any]:
@@ -189,8 +206,10 @@ KINDS: dict[str, Key] = {
                 "url": Key(Built(Text(_url, "a URL"), _asked), "What is asked for."),
                 "status": Key(Int(100, 599, "an HTTP status"), "The answer's status; default 200."),
                 "body": Key(_REGEX, "A regular expression found in the body."),
+                "expect": Key(_SERVICE_EXPECT, "ok (default): a page; refused, timeout or fail: none."),
             },
             ("from", "url"),
+            _page,
         ),
         "An HTTP request.",
     ),
@@ -202,8 +221,10 @@ KINDS: dict[str, Key] = {
                 "name": Key(Text(short.hostname, "a host name"), "The name looked up."),
                 "address": Key(OneOrMore(IP), "The addresses that it has."),
                 "server": Key(Targets(), "The DNS server to ask; default: as the container looks names up."),
+                "expect": Key(_SERVICE_EXPECT, "ok (default); refused, timeout, or fail: it has no address."),
             },
-            ("from", "name", "address"),
+            ("from", "name"),
+            _name,
         ),
         "A name looked up.",
     ),
@@ -276,6 +297,8 @@ def _step_line(text: Any, ctx: Context, where: Where) -> Step:
 
 
 def _converges(values: dict[str, Any], found: Found) -> dict[str, Any]:
+    if "checks" in found.marks and not values.get("checks", True):
+        raise Wrong("`converges` without a check measures nothing", "checks: [{ping: {from: red, to: blue}}]")
     return values
 
 

@@ -271,11 +271,14 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 class LabFile(pytest.File):
     """A lab file: a test for each of its checks, and one for its scenario; on one lab."""
 
+    topology: Model
+    """What the file said when it was collected."""
+
     def collect(self) -> Iterator[pytest.Item]:
         """The tests, in the order of the file."""
         from netns_orch.checks.titles import title as title_of
 
-        topology = self.topology
+        topology = self.topology = self._read()
         self._kept: _Kept | None = None
         self.failed: str | None = None
         seen: dict[str, int] = {}
@@ -290,9 +293,7 @@ class LabFile(pytest.File):
         if topology.scenario:
             yield ScenarioItem.from_parent(self, name="scenario")
 
-    @property
-    def topology(self) -> Model:
-        """What the file says."""
+    def _read(self) -> Model:
         from netns_orch import lab
         from netns_orch.errors import NetorchError
 

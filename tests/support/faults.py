@@ -16,6 +16,7 @@ from pathlib import Path
 from netns_orch import lab
 from netns_orch.errors import KernelError, NetorchError
 from netns_orch.plan import Phase
+from support.waiting import PATIENCE
 
 FAULTED = 3
 """Exit code: the fault came, and the run failed."""
@@ -27,7 +28,8 @@ def faulted(what: str, step: int, kind: str, file: Path) -> int:
 
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     argv = [sys.executable, "-m", "support.faults", what, str(file), str(step), kind]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    seconds = 120 * PATIENCE
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     assert done.returncode in (0, FAULTED, -signal.SIGKILL), done.stderr
     return done.returncode
 

@@ -26,7 +26,7 @@ from support.waiting import until
 Snapshot = Mapping[str, str]
 NAMESPACES = ("mnt", "uts", "ipc", "pid", "net", "cgroup", "user", "time")
 _VOLATILE = re.compile(r"_timer$|^stats|^ifindex$|^link_index$|_life_time$")
-_FROM_MODULES = re.compile(r"^sysctl net[./](netfilter|bridge)[./]|^sysctl net\.(ipv4|ipv6)\.netfilter")
+_FROM_MODULES = re.compile(r"^sysctl net[./](netfilter|bridge|vrf)[./]|^sysctl net\.(ipv4|ipv6)\.netfilter")
 _COUNTS = re.compile(r"^sysctl net[./]netfilter[./]nf_conntrack_(count|buckets)$")
 
 

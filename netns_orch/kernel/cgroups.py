@@ -58,6 +58,7 @@ class Hierarchies:
         """The directories of a lab: made or completed by us; found."""
         self._switched: dict[tuple[str, str], set[str]] = {}
         """v2 controllers that were asked for already; those only useful perhaps in vain."""
+        self._new: set[tuple[str, str, str]] = set()
         self.filters_devices = True
         """Whether device nodes can be forbidden: on v2 that takes a BPF program, and root."""
 
@@ -103,9 +104,10 @@ class Hierarchies:
         with _blaming(limits):
             directories = self._make_lab(lab, id, limits)
             made = [(hierarchy, f"{directory}/{container}") for hierarchy, directory in directories]
-            for _, path in made:
-                _make_or_take(path, container)
+            new = [_make_or_take(path, container) for _, path in made]
             self._write_limits(made, limits, before=None)
+        if all(new):
+            self._new.add((lab, id, container))
         return _paths(made)
 
     def update(self, lab: str, id: str, before: Cgroup, after: Cgroup) -> None:
@@ -269,6 +271,14 @@ class Hierarchies:
             self._found[key] = self._find_lab(lab, id)
         return self._labs.get(key) or self._found[key]
 
+    def was_made(self, lab: str, id: str, container: str) -> bool:
+        """Whether ``create`` made it whole since this was asked last: then no process can be in it."""
+        try:
+            self._new.remove((lab, id, container))
+        except KeyError:
+            return False
+        return True
+
     def processes(self, lab: str, id: str, container: str) -> list[int]:
         """Pids (of the host) of everything in a container, cgroups of its own below it included."""
         pids: dict[int, None] = {}
@@ -420,9 +430,11 @@ def _asked(mark: str, name: str, desired: Mapping[str, Resource]) -> Cgroup:
     return fallback if isinstance(fallback, Cgroup) else Cgroup(container=name)
 
 
-def _make_or_take(path: str, container: str) -> None:
+def _make_or_take(path: str, container: str) -> bool:
+    """Whether it was made, and not there already."""
     try:
         os.mkdir(path, 0o755)
+        return True
     except FileExistsError:
         if files.pids_below(path):
             raise KernelError(
@@ -430,6 +442,7 @@ def _make_or_take(path: str, container: str) -> None:
                 errno=errno.EEXIST,
                 hint="`netorch down` ends them",
             ) from None
+        return False
 
 
 def _cannot_hand_down(lab_directory: str, names: set[str], limits: Cgroup, error: OSError) -> KernelError:

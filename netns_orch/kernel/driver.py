@@ -407,8 +407,11 @@ class LabKernel:
         """Members of a pod come last: the network that they join has to be there."""
         assert self._zygote is not None, "start() comes first"
         for container in wanted:
-            if container.name not in joined and self._cgroups.processes(self.name, self.id, container.name):
-                self._cgroups.kill_all(self.name, self.id, container.name)  # left by a PID 1 nobody knows
+            place = self.name, self.id, container.name
+            if container.name in joined or self._cgroups.was_made(*place):
+                continue
+            if self._cgroups.processes(*place):
+                self._cgroups.kill_all(*place)  # left by a PID 1 nobody knows
         own = [c for c in wanted if c.spec is not None and not c.spec["net"]]
         members = [c for c in wanted if c.spec is not None and c.spec["net"]]
         for group in (own, members):

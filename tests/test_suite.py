@@ -305,9 +305,14 @@ def test_artefacts_of_a_failure(netorch: Netorch) -> None:
     checks = "checks: [{ping: {from: blue, to: red}}, {tcp: {from: blue, to: 'red:22'}}]\n"
     bad = netorch.write(text + checks, "bad.yaml")
     good = netorch.write(PAIR + "checks: [{ping: {from: blue, to: red}}]\n", "good.yaml")
-    found = run(netorch, bad, good, "--artifacts", "kept", "--keep-failed", code=1)
+    steps = "scenario: [down, up, {ping: {from: blue, to: red}}, down]\n"
+    gone = netorch.write(PAIR + "checks: [{exec: {in: red, run: 'false'}}]\n" + steps, "gone.yaml")
+    found = run(netorch, bad, good, gone, "--artifacts", "kept", "--keep-failed", code=1)
     kept = netorch.directory / "kept"
-    assert [path.name for path in kept.iterdir()] == ["bad"]
+    assert sorted(path.name for path in kept.iterdir()) == ["bad", "gone"]
+    assert [row["result"] for row in found["files"][2]["scenario"]] == ["passed"] * 4
+    assert "failed: exec red: false" in (kept / "gone/report.txt").read_text()
+    assert any("what the lab was is not kept: no lab" in note for note in found["files"][2]["notes"])
     assert (kept / "bad/logs/red.log").read_text().strip() == "hello"
     assert re.search(r"\[[1-9]\d*:\d+\] -A INPUT -s 10.0.0.3", (kept / "bad/rules/red.txt").read_text())
     assert "FAILED" not in (kept / "bad/report.txt").read_text()

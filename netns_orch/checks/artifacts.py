@@ -69,17 +69,20 @@ class Recorder:
 
     def write(self, directory: Path, report: Sequence[str] = ()) -> None:
         """Write the files below ``directory``, which is made; ``report`` are the lines of report.txt."""
-        kernel, applied = labs.known(self._lab)
-        try:
-            for path, text in _parts(self._lab, kernel, applied.state).items():
-                self._write(directory / path, text)
-        finally:
-            kernel.close()
+        with self._told("what the lab was is not kept"):  # its scenario may have taken it down
+            kernel, applied = labs.known(self._lab)
+            try:
+                for path, text in _parts(self._lab, kernel, applied.state).items():
+                    self._write(directory / path, text)
+            finally:
+                kernel.close()
         if report:
             self._write(directory / "report.txt", lambda: "\n".join(report))
         if self._packets is not None:
-            with self._told("packets.pcapng"), (directory / "packets.pcapng").open("wb") as file:
-                self._packets.save(file)
+            with self._told("packets.pcapng"):
+                directory.mkdir(parents=True, exist_ok=True)
+                with (directory / "packets.pcapng").open("wb") as file:
+                    self._packets.save(file)
 
     def _write(self, path: Path, text: Callable[[], str]) -> None:
         with self._told(path.name):

@@ -246,7 +246,7 @@ def _up(order: Order, topology: Topology, report: Report) -> Iterator[bool]:
         is_up = _build(order, topology, report)
         report.seconds["up"] = time.monotonic() - began
         yield is_up
-        keep = order.keep_failed and _has_failed(report)
+        keep = order.keep_failed and _has_failed(report) and _is_up(topology.name)
     finally:
         began = time.monotonic()
         if keep:
@@ -254,6 +254,11 @@ def _up(order: Order, topology: Topology, report: Report) -> Iterator[bool]:
         else:
             _down(topology.name, report)
             report.seconds["down"] = time.monotonic() - began
+
+
+def _is_up(lab: str) -> bool:
+    """Whether it is still there: its scenario may have taken it down."""
+    return any(row["lab"] == lab for row in labs.labs())
 
 
 def _has_failed(report: Report) -> bool:

@@ -98,6 +98,12 @@ class TestHost:
         self._expect("ready")
         # Else the first test's snapshot may still show it without carrier: the link watch runs once a second.
         until(lambda: "LOWER_UP" in run("ip", "link", "show", name), f"carrier of {name}")
+        # The kernel has the local route of an IPv6 address only after that.
+        for address in (text.partition("/")[0] for text in outside.HOST_ADDRESSES if ":" in text):
+            until(
+                lambda text=address: text in run("ip", "-6", "route", "show", "table", "local"),  # type: ignore[misc]
+                f"the local route of {address}",
+            )
 
     def _expect(self, word: str) -> None:
         assert self._outside is not None and self._outside.stdout is not None

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from netns_orch.capabilities import CAPABILITIES, DEFAULT_CAPABILITIES, capabilities, mask
 from netns_orch.errors import KernelError, NetorchError, UsageError
-from netns_orch.kernel import confine, devicefilter, seccomp
+from netns_orch.kernel import confine, devicefilter, keyring, seccomp
 
 kernel = pytest.mark.kernel
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -347,13 +347,22 @@ def confined(tell: Callable[[], Any], **wanted: Any) -> Any:
     names = wanted.pop("capabilities", DEFAULT_CAPABILITIES)
     program = wanted.pop("seccomp_filter", None)
     prepared = confine.prepare(names, program, wanted.pop("ulimits", {}), wanted.pop("user", None), **wanted)
+
+    def confine_and_tell() -> Any:
+        prepared.before_entering()
+        prepared.apply()
+        return tell()
+
+    return in_child(confine_and_tell)
+
+
+def in_child(tell: Callable[[], Any]) -> Any:
+    """What ``tell`` finds in a child."""
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
         code = 1
         try:
-            prepared.before_entering()
-            prepared.apply()
             os.write(write, json.dumps(tell()).encode())
             code = 0
         finally:
@@ -478,6 +487,39 @@ class TestApplied:
         if mine < 0:
             pytest.skip("this kernel has no keyrings for us")
         assert confined(session_keyring) != mine
+
+    def test_the_shared_session_keyring_where_the_users_quota_is_spent(self) -> None:
+        numbers = seccomp.system_calls()
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def session_keyring() -> int:
+            return int(libc.syscall(numbers["keyctl"], 0, ctypes.c_long(-3), 0))
+
+        if session_keyring() < 0:
+            pytest.skip("this kernel has no keyrings for us")
+
+        user = 2_000_000 + os.getpid()
+
+        def spend_all() -> list[int]:
+            keyring.join_new()
+            found = [session_keyring()]
+            size, place = ctypes.c_size_t(1), ctypes.c_long(-3)
+            for number in range(20_000):  # kernel.keys.maxkeys is 200, but for who raised it
+                name = ctypes.c_char_p(b"%d" % number)
+                if libc.syscall(numbers["add_key"], ctypes.c_char_p(b"user"), name, name, size, place) < 0:
+                    break
+            keyring.join_new()
+            return [*found, session_keyring()]
+
+        def share() -> list[Any]:
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            keyring.share()
+            return [session_keyring(), in_child(spend_all)]
+
+        shared, (first, last) = in_child(share)
+        assert first not in (shared, -1)
+        assert last == shared
 
     def test_oom_score(self) -> None:
         def tell() -> int:

@@ -26,7 +26,7 @@ import struct
 from contextlib import suppress
 
 from netns_orch import capabilities
-from netns_orch.kernel import baseline, clone, init, output, rootfs
+from netns_orch.kernel import baseline, clone, init, keyring, output, rootfs
 from netns_orch.kernel import syscalls as sc
 
 TYPE_CHECKING = False
@@ -70,7 +70,6 @@ class Site:
         self.first_begins = (_DIE_WITH_PARENT, *sc.prepared_close_all_but(kept))
         self.first_closes = [self.first_end.fileno(), *(number for number in inherited if number > 2)]
         self.first_ends = (
-            sc.JOIN_SESSION_KEYRING,
             _NO_NEW_PRIVILEGES,  # with it, no execve brings back what goes here
             _NO_AMBIENT,
             self.held.set,
@@ -162,6 +161,7 @@ def _first(site: Site) -> None:
         os.dup2(null, number)
     for number in (mounts, *builder, *site.first_closes):
         os.close(number)
+    keyring.join_new()
     for call in site.first_ends:
         sc.make(*call)
 

@@ -15,7 +15,7 @@ import os
 import resource
 
 from netns_orch.capabilities import mask
-from netns_orch.kernel import syscalls
+from netns_orch.kernel import keyring, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _UNLIMITED = -1
 _ALL = (1 << 64) - 1
-_ENOSYS, _EDQUOT = 38, 122
 INIT_CGROUP = "init"
 """``nesting``: the v2 cgroup below the container's own in which its processes begin."""
 LIMITS = {
@@ -87,7 +86,7 @@ class Confinement:
 
         Every descriptor above 2 is marked close-on-exec here, before the filter may forbid it.
         """
-        _new_keyring()
+        keyring.join_new()
         for number, wanted, clamped in self.limits:
             _limit(number, wanted, clamped)
         if self.no_new_privs:
@@ -178,15 +177,6 @@ def _limit(number: int, wanted: tuple[int, int], clamped: tuple[int, int]) -> No
         resource.setrlimit(number, wanted)
     except ValueError:  # what this module makes of EPERM: not allowed to raise maximum limit
         resource.setrlimit(number, clamped)
-
-
-def _new_keyring() -> None:
-    """Leave the caller's session keyring behind; a kernel without keyrings has none to leave."""
-    try:
-        syscalls.make(*syscalls.JOIN_SESSION_KEYRING)
-    except OSError as error:
-        if error.errno not in (_ENOSYS, _EDQUOT):
-            raise
 
 
 def _become(uid: int, gid: int, groups: Sequence[int]) -> None:

@@ -23,7 +23,7 @@ import socket
 import struct
 from contextlib import suppress
 
-from netns_orch.kernel import baseline, hostroot, realm
+from netns_orch.kernel import baseline, hostroot, keyring, realm
 from netns_orch.kernel import syscalls as sc
 
 TYPE_CHECKING = False
@@ -68,6 +68,7 @@ class Holder:
             self._hear(b"go")  # so that `ready` does not come before `pid`
             self._mounts()
             self._network()
+            keyring.share()
             sc.capset(0, 0)  # it needs none; and who has few (pasta) may look up its namespaces (ptrace(2))
             self.channel.send(b"ready")
             self._hear(b"keep")

@@ -86,7 +86,6 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
-KEYCTL_JOIN_SESSION_KEYRING = 1
 SECCOMP_SET_MODE_FILTER = 1
 
 _X86_64 = {
@@ -375,10 +374,6 @@ def sethostname(name: str) -> None:
     """Set the host name of the UTS namespace."""
     data = os.fsencode(name)
     _sethostname(data, len(data))
-
-
-JOIN_SESSION_KEYRING = prepared("keyctl", KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0)
-"""A new, empty, anonymous session keyring in place of the inherited one."""
 
 
 def capget() -> int:

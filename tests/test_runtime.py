@@ -19,7 +19,7 @@ from support.waiting import until
 
 from netns_orch.capabilities import DEFAULT_CAPABILITIES, mask
 from netns_orch.errors import KernelError
-from netns_orch.kernel import baseline, output, rootfs, runtime, users
+from netns_orch.kernel import baseline, mountinfo, output, rootfs, runtime, users
 from netns_orch.kernel import syscalls as sc
 
 kernel = pytest.mark.kernel
@@ -695,7 +695,8 @@ def test_host_mounts_leave_out_what_a_container_has_itself() -> None:
         "8 1 8:1 /x /etc/resolv.conf rw - ext4 /dev/sda rw",
         "9 3 8:2 / /home rw - ext4 /dev/sdd rw",
     ]
-    assert rootfs.host_mounts("\n".join(lines)) == ["/home/my disk", "/home"]
+    mounts = [mountinfo.Mount(line) for line in lines]
+    assert rootfs.host_mounts(mounts) == ["/home/my disk", "/home"]
 
 
 def test_signals_by_name() -> None:

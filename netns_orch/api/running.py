@@ -21,10 +21,10 @@ from netns_orch.labfile.model import Volume
 from netns_orch.labfile.units import Wrong
 
 if TYPE_CHECKING:
-    from socket import socket
     from types import TracebackType
 
     from netns_orch.checks import Result
+    from netns_orch.kernel.namespaces import Socket
     from netns_orch.kernel.programs import Completed, Running
     from netns_orch.labfile.model import Topology as Model
 
@@ -269,7 +269,7 @@ class Node:
 
     # -- its network, in the hands of the program --------------------------------------------------
 
-    def socket(self, family: int = 2, type: int = 1, proto: int = 0) -> socket:
+    def socket(self, family: int = 2, type: int = 1, proto: int = 0) -> Socket:
         """A socket in the container's network (AF_INET and SOCK_STREAM, if nothing else is said).
 
         It stays there for its life, whoever uses it: ``bind``, ``connect`` and the like speak of the
@@ -393,7 +393,7 @@ def _known_cables(lab: str, a: str, b: str | None) -> None:
     cables.find(applied.state, a, b)
 
 
-def _socket(lab: str, node: str, family: int, kind: int, protocol: int) -> socket:
+def _socket(lab: str, node: str, family: int, kind: int, protocol: int) -> Socket:
     kernel, _ = labs.known(lab)
     return namespaces.open_socket(kernel.running(node).pid, family, kind, protocol)
 

@@ -97,10 +97,13 @@ def _setns(descriptor: int) -> None:
         raise OSError(number, os.strerror(number), "setns")
 
 
-def open_socket(pid: int, family: int, kind: int, protocol: int) -> socket.socket:
+Socket = socket.socket
+
+
+def open_socket(pid: int, family: int, kind: int, protocol: int) -> Socket:
     """A socket of the network namespace of ``pid``, whoever uses it; KernelError, or the kernel's own."""
     with visiting(pid):
-        return socket.socket(family, kind, protocol)
+        return Socket(family, kind, protocol)
 
 
 def run_in_thread(function: Callable[[threading.Event], T]) -> T:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import record, snapshot
+from support import ordinary, record, snapshot
+from support.ordinary import Ordinary
 from support.outer import TestHost, why_not
 from support.runner import Netorch
 
@@ -101,3 +104,48 @@ def _clean(directory: Path, before: set[str]) -> None:
 def netorch(tmp_path: Path) -> Netorch:
     """``netorch``, run in a directory of the test's own."""
     return Netorch(tmp_path)
+
+
+# -- ordinary users --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def base(host: TestHost | None) -> Iterator[Path]:
+    """A directory that every user can pass through; pytest's own is root's alone."""
+    with ordinary.place() as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def cache() -> Iterator[Path]:
+    """Where all users of the tests keep compiled modules."""
+    path = Path(tempfile.mkdtemp(prefix="netorch-test-cache-"))
+    path.chmod(0o1777)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def user(base: Path, cache: Path) -> Iterator[Callable[[int], Ordinary]]:
+    """Makes ordinary users; what they leave in their run directories, or running, is a failure."""
+    if reason := ordinary.why_not(ordinary.ALICE):
+        pytest.skip(reason)
+    users: list[Ordinary] = []
+
+    def make(uid: int) -> Ordinary:
+        users.append(Ordinary(uid, base, cache))
+        return users[-1]
+
+    yield make
+    try:
+        for each in users:
+            each.assert_nothing_left()
+    finally:
+        for each in users:
+            each.end()
+
+
+@pytest.fixture
+def alice(user: Callable[[int], Ordinary]) -> Ordinary:
+    """One of them."""
+    return user(ordinary.ALICE)

@@ -76,18 +76,14 @@ def test_built_in_code(netorch_lab, netorch_up):
 """
 
 
-def argv(directory: Path, *words: str) -> list[str]:
-    """The words behind ``python -m``: pytest with the plugin and nothing of this project's configuration."""
+def run(directory: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """pytest in ``directory``, with the plugin and nothing of this project's configuration."""
+    variables = {key: value for key, value in os.environ.items() if key not in ("CI", "PYTEST_ADDOPTS")}
     entered = "netorch = netns_orch.pytest_plugin" in _entry_points()
     plugin = [] if entered else ["-p", "netns_orch.pytest_plugin"]
-    return ["pytest", *plugin, "--rootdir", str(directory), "-rA", "-p", "no:cacheprovider", *words]
-
-
-def run(directory: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """pytest in ``directory``."""
-    variables = {key: value for key, value in os.environ.items() if key not in ("CI", "PYTEST_ADDOPTS")}
+    options = ["--rootdir", str(directory), "-rA", "-p", "no:cacheprovider"]
     return subprocess.run(
-        [sys.executable, "-m", *argv(directory, *words)],
+        [sys.executable, "-m", "pytest", *plugin, *options, *words],
         cwd=directory,
         env={**variables, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,

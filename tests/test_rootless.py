@@ -9,20 +9,18 @@ import signal
 import socket
 import stat
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import test_pytest_plugin
-from support import cgroups, ordinary, outside
-from support.ordinary import Ordinary, covered
+from support import cgroups, outside
+from support.ordinary import ALICE, BOB, Ordinary, covered
 from support.outer import TestHost, run
 from support.runner import TOPOLOGIES
 from support.waiting import until
 
 pytestmark = pytest.mark.kernel
-ALICE, BOB = 61001, 61002
 CLOSED = {"PATH": "/nonexistent"}
 """An environment without a program for the outside: where that is no matter, it need not be waited for."""
 RED_BLUE = (TOPOLOGIES / "red-blue.yaml").read_text()
@@ -31,47 +29,6 @@ bridges: {lan: {}}
 containers: {red: , blue: }
 links: [[red: 10.0.0.1/24, lan], [blue: 10.0.0.2/24, lan]]
 """
-
-
-@pytest.fixture
-def base() -> Iterator[Path]:
-    """A directory that every user can pass through; pytest's own is root's alone."""
-    with ordinary.place() as path:
-        yield path
-
-
-@pytest.fixture(scope="session")
-def cache() -> Iterator[Path]:
-    """Where all users of the tests keep compiled modules."""
-    path = Path(tempfile.mkdtemp(prefix="netorch-test-cache-"))
-    path.chmod(0o1777)
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def user(base: Path, cache: Path) -> Iterator[Callable[[int], Ordinary]]:
-    """Makes ordinary users; what they leave in their run directories, or running, is a failure."""
-    if reason := ordinary.why_not(ALICE):
-        pytest.skip(reason)
-    users: list[Ordinary] = []
-
-    def make(uid: int) -> Ordinary:
-        users.append(Ordinary(uid, base, cache))
-        return users[-1]
-
-    yield make
-    try:
-        for each in users:
-            each.assert_nothing_left()
-    finally:
-        for each in users:
-            each.end()
-
-
-@pytest.fixture
-def alice(user: Callable[[int], Ordinary]) -> Ordinary:
-    return user(ALICE)
 
 
 def interfaces() -> list[str]:
@@ -291,11 +248,14 @@ def _command(path: Path) -> bytes:
 
 def test_the_pytest_plugin(alice: Ordinary) -> None:
     project = test_pytest_plugin.write_project(alice.directory)
-    options = ["--netorch-require", "--netorch-artifacts", "kept"]
+    options = ["--netorch-require", "--netorch-artifacts", "kept", "--basetemp", str(project / "tmp")]
     tests = ["lab.yaml", *(f"test_lab.py::test_{name}" for name in ("fresh", "shared", "shared_again"))]
     code = test_pytest_plugin.CODE.replace("assert len(set(SEEN)) == 3", "assert len(set(SEEN)) == 2")
     (project / "test_lab.py").write_text(code)
-    done = alice.module(*test_pytest_plugin.argv(project, *options, *tests), FAIL="1")
+    # Without the other plugins of this environment: to import them takes longer than the labs.
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    plugin = ["-p", "netns_orch.pytest_plugin", "--rootdir", str(project), "-p", "no:cacheprovider"]
+    done = alice.module("pytest", *plugin, *options, *tests, FAIL="1", **alone)
     assert test_pytest_plugin.outcome(done) == {"passed": 5, "failed": 1}, done.stdout + done.stderr
     (kept,) = (project / "kept").iterdir()
     assert (kept / "packets.pcapng").read_bytes()[:4] == bytes.fromhex("0a0d0d0a")

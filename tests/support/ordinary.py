@@ -21,6 +21,14 @@ from support.waiting import until
 _NEEDED = "import netns_orch, pydantic, typer, yaml, networkx, pyroute2"
 
 
+def unused(number: int) -> int:
+    """The id of a user whom no other process that runs tests has; ``number`` is one of 0 to 3."""
+    return 1_000_000 + 4 * os.getpid() + number
+
+
+ALICE, BOB = unused(0), unused(1)
+
+
 def as_user(uid: int) -> list[str]:
     """The words before a command that let a user run it; setpriv itself would find it with root's rights."""
     setpriv, env = shutil.which("setpriv"), shutil.which("env")

@@ -783,6 +783,22 @@ class PortHolder(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """How much the host has of what every container takes; None: it does not say."""
+
+    running: int = 0
+    """Processes and threads that there are."""
+    processes: Mapping[str, int] = field(default_factory=dict)
+    """The sysctls that limit those, and their values."""
+    namespaces: Mapping[str, int] = field(default_factory=dict)
+    """The sysctls that limit the namespaces of each kind, and their values."""
+    memory: int | None = None
+    """Bytes that can be had without swapping (MemAvailable of proc_meminfo(5))."""
+    neighbours: int | None = None
+    """Entries of the kernel's neighbour table (arp(7), gc_thresh3)."""
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """What the namespace that will hold the bridges looks like before ``up``, and what this kernel can do."""
 
@@ -806,5 +822,8 @@ class HostFacts:
     """Of the paths that were asked about."""
     rootless: bool = False
     """Whether an ordinary user asks: nothing of this is the host's own."""
+    capacity: Capacity = Capacity()
+    containers: int = 0
+    """How many of the lab's own are up."""
     outside: bool = True
     """For him: whether a program is installed that leads out of his labs, and ports of the host into them."""

@@ -10,16 +10,17 @@ from support.topologies import at, box, bridge, end, inside, lab, link, problems
 
 from netns_orch import graph
 from netns_orch.errors import LabFileError, NetorchError
-from netns_orch.graph import Wiring
+from netns_orch.graph import Wiring, room
 from netns_orch.labfile.model import (
     Addressing,
+    Command,
     Impairment,
     Namespaces,
     PortVlan,
     Resources,
     Topology,
 )
-from netns_orch.resources import HostFacts
+from netns_orch.resources import Capacity, HostFacts
 
 # -- checks: errors ------------------------------------------------------------------------------
 
@@ -534,6 +535,44 @@ def test_a_lab_that_fits_has_no_problem() -> None:
         [],
         [],
     )
+
+
+def room_for(count: int, up: int = 0, **capacity: Any) -> tuple[list[NetorchError], list[NetorchError]]:
+    """What is said of this many containers on one switch, every other with a command."""
+    command = Command(where=at(1), argv=["true"])
+    boxes = {f"h{n}": box(command=command if n % 2 else None) for n in range(1, count + 1)}
+    wiring = wire(*(link(name, "lan") for name in boxes), lan=bridge(), **boxes)
+    return on_host(wiring, capacity=Capacity(**capacity), containers=up)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "words", "hint"),
+    [
+        ({"processes": {"kernel.pid_max": 40}, "running": 28}, "kernel.pid_max is 40, and 28", "=64"),
+        ({"namespaces": {"user.max_net_namespaces": 8}}, "user.max_net_namespaces is 8", "=32"),
+        ({"memory": 8 * room.MEMORY_EACH + 1}, "12 MiB of memory are free", "a larger host"),
+    ],
+)
+def test_no_room_is_said_at_the_first_container_too_many(
+    capacity: dict[str, Any], words: str, hint: str
+) -> None:
+    (found,), _ = room_for(10, **capacity)
+    assert found.what.startswith(f"there is room for 8 of 10 containers on this host: {words}")
+    assert found.where == at(108) and hint in (found.hint or "")
+    assert room_for(8, **capacity)[0] == []
+
+
+def test_containers_that_are_up_have_their_room() -> None:
+    full = {"memory": 2 * room.MEMORY_EACH, "processes": {"kernel.pid_max": 40}, "running": 37}
+    assert room_for(10, up=8, **full)[0] == []
+    assert len(room_for(10, **full)[0]) == 2
+
+
+def test_more_neighbours_than_the_kernel_keeps_are_a_warning() -> None:
+    (found,) = room_for(10, neighbours=19)[1]
+    assert found.what.startswith("10 containers may have more neighbours at once than the kernel keeps, 19")
+    assert found.hint == "sysctl -w net.ipv4.neigh.default.gc_thresh3=128"
+    assert room_for(10, neighbours=20)[1] == []
 
 
 @pytest.mark.parametrize("prefix", ["10.0.0.0/24", "10.0.0.0/8", "10.0.0.128/25"])

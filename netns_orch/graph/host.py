@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from netns_orch.errors import KernelError, MissingFeature, NetorchError, NotRootless, Where
-from netns_orch.graph import publish, roots
+from netns_orch.graph import publish, room, roots
 from netns_orch.graph.addresses import Net, parse_net
 from netns_orch.graph.names import Problems, file_order, nearest, place
 from netns_orch.graph.wiring import WiredBridge, Wiring
@@ -86,6 +86,7 @@ def check_host(wiring: Wiring, facts: HostFacts) -> tuple[list[NetorchError], li
             problems.error(f"the host has no interface {name}", cable.b.where, hint)
     publish.check_host(wiring, facts, problems)
     roots.check_host(wiring, facts.paths, problems)
+    room.check_room(wiring, facts.capacity, facts.containers, problems)
     errors = [*problems.errors, *_missing(wiring, facts)]
     return file_order(errors), file_order(problems.warnings)
 

@@ -129,7 +129,8 @@ class LabKernel:
         """
         from netns_orch.kernel import facts
 
-        return facts.host_facts(self.name, self.id, want=want, ports=ports)
+        there = len(self._made())
+        return facts.host_facts(self.name, self.id, want=want, ports=ports, containers=there)
 
     def paths(self, wanted: Iterable[str]) -> tuple[HostPath, ...]:
         """What lies at paths of the host."""
@@ -227,10 +228,14 @@ class LabKernel:
         return (container == PLACE) == (self.part == "uplink")
 
     def _container_names(self, owned: State) -> list[str]:
-        names = {container.name: None for container in owned.of(Container)}
-        with suppress(FileNotFoundError):
-            names.update(dict.fromkeys(sorted(os.listdir(f"{self.directory.path}/c"))))
+        names = dict.fromkeys([*(container.name for container in owned.of(Container)), *self._made()])
         return [name for name in names if self._is_ours(name)]
+
+    def _made(self) -> list[str]:
+        """Containers that have a directory, in order of name."""
+        with suppress(FileNotFoundError):
+            return sorted(os.listdir(f"{self.directory.path}/c"))
+        return []
 
     def _observe_containers(self, abouts: Mapping[str, dict[str, Any]], owned: State) -> Iterator[Resource]:
         from netns_orch.kernel import hostsfiles

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import ip_address
 
 from netns_orch.errors import KernelError
-from netns_orch.kernel import netfilter, outside, realm
+from netns_orch.kernel import capacity, netfilter, outside, realm
 from netns_orch.resources import HostFacts, HostPath
 
 LINK_KINDS = frozenset({"bridge", "veth", "vlan", "vxlan", "bond", "vrf", "dummy", "macvlan", "wireguard"})
@@ -53,10 +53,12 @@ def host_facts(
     *,
     want: Iterable[str] = (),
     ports: Collection[tuple[str, int]] = (),
+    containers: int = 0,
 ) -> HostFacts:
     """The host without ``lab``'s own links; of the features in ``want`` those that are there.
 
     ``ports`` (protocol, number) are those to be published: who has them already is looked up.
+    ``containers`` of the lab are up.
     """
     from netns_orch.kernel import portholders
     from netns_orch.kernel.hostlinks import host_facts_links
@@ -72,6 +74,8 @@ def host_facts(
         bridge_netfilter=bool(ports) and portholders.bridge_netfilter(),
         features=features(frozenset(want)),
         upstream_dns=upstream_dns(),
+        capacity=capacity.capacity(),
+        containers=containers,
         rootless=realm.inside() is not None,
         outside=outside.program() is not None or outside.lack() is None,
     )

@@ -113,7 +113,7 @@ containers:
   user: {namespaces: {user: true}}
   time: {namespaces: {time: {boottime: 1d}}}
   nest: {nesting: true}
-  alone: {init: false, command: [sleep, "1000"]}
+  alone: {init: false, command: [sleep, "1000"], stop_signal: KILL}
   web: {command: [python3, -I, -m, http.server, "80"], ready: {tcp: 80, timeout: 60s}}
   pod: {namespaces: {net: "container:web"}}
   all: {privileged: true}
@@ -491,7 +491,7 @@ LOOPBACK = """
 import socket, sys
 for address in ("100.64.0.1", "100.64.0.2", "10.0.0.1"):
     try:
-        socket.create_connection((address, 7999), timeout=2)
+        socket.create_connection((address, 7999), timeout=0.5)
     except OSError:
         continue
     sys.exit(0)

@@ -9,7 +9,6 @@ never carries a meaning of its own, and NO_COLOR (no-color.org) is respected.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -108,8 +107,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     lines = [_row(cells, widths, right) for cells in [list(header), *texts]]
     if not is_terminal(sys.stdout):
         return lines
-    width = shutil.get_terminal_size().columns
+    width = _terminal_width()
     return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+
+
+def _terminal_width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def _row(cells: list[str], widths: list[int], right: list[bool]) -> str:
@@ -188,7 +193,7 @@ class Progress:
         full, empty = ("━", "┄") if "utf" in (self._stream.encoding or "").lower() else ("#", ".")
         filled = _BAR_WIDTH * done // total if total else _BAR_WIDTH
         text = f"{full * filled}{empty * (_BAR_WIDTH - filled)} {done}/{total} {clean(what)}"
-        return text[: shutil.get_terminal_size().columns - 1]
+        return text[: _terminal_width() - 1]
 
     def __exit__(self, *_: object) -> None:
         if self._shows and self._drawn:

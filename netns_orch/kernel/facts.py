@@ -64,6 +64,7 @@ def host_facts(
     from netns_orch.kernel.hostlinks import host_facts_links
     from netns_orch.kernel.nets import Nets
 
+    rootless = realm.inside() is not None
     network = host_facts_links(lab=lab, id=id, nets=Nets({}, netns_fd))
     return HostFacts(
         interfaces=network.interfaces,
@@ -76,8 +77,8 @@ def host_facts(
         upstream_dns=upstream_dns(),
         capacity=capacity.capacity(),
         containers=containers,
-        rootless=realm.inside() is not None,
-        outside=outside.program() is not None or outside.lack() is None,
+        rootless=rootless,
+        outside=not rootless or outside.program() is not None or outside.lack() is None,
     )
 
 

@@ -86,10 +86,10 @@ def observe(nets: Pids, owned: Iterable[Firewall], fingerprints: Mapping[str, st
 
 def _in_each(nets: Pids, work: Mapping[str, W], function: Callable[[W], T]) -> list[T]:
     """Call the function inside each container; all are done before the first error is raised."""
-    from concurrent.futures import ThreadPoolExecutor
-
     if not work:
         return []
+    from concurrent.futures import ThreadPoolExecutor
+
     workers = min(len(work), _AT_ONCE * (os.cpu_count() or 1))
     with ThreadPoolExecutor(workers, thread_name_prefix="firewall") as pool:
         futures = [pool.submit(_inside, nets.pids.get(name), function, item) for name, item in work.items()]

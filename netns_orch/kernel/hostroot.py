@@ -16,7 +16,6 @@ between, owned by the lab's root; /etc with its files, as far as this user can r
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from contextlib import suppress
 
@@ -82,6 +81,8 @@ def _survey(directory: str, points: set[str], left_out: tuple[str, ...], found: 
 def _make_ground(points: set[str], left_out: tuple[str, ...]) -> None:
     if os.path.isdir(GROUND):
         return
+    import shutil
+
     making = f"{GROUND}.new"
     shutil.rmtree(making, ignore_errors=True)
     os.mkdir(making, 0o755)
@@ -129,6 +130,8 @@ def _inside(path: str, copy: str, points: set[str], left_out: tuple[str, ...]) -
 
 
 def _copy(entry: os.DirEntry[str], copy: str) -> None:
+    import shutil
+
     if entry.is_symlink():
         os.symlink(os.readlink(entry.path), copy)
     elif entry.is_file(follow_symlinks=False) and entry.stat().st_size <= _LARGEST_FILE:

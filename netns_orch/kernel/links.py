@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -165,7 +164,7 @@ def _delete_together(channel: Channel, doomed: Sequence[tuple[Link | str, Resour
 def _unused_group() -> int:
     """One of two thousand million, none of which is a lab's: nobody else's, as good as certainly."""
     while True:
-        group = secrets.randbits(31)
+        group = int.from_bytes(os.urandom(4), "little") >> 1
         if group > 0xFFFF and not GROUP_FIRST <= group <= GROUP_LAST:
             return group
 

@@ -19,7 +19,6 @@ if __name__ == "__main__":  # -I leaves only the standard library on the path
 
 import errno
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -91,6 +90,8 @@ def lack() -> str | None:
     The programs open /dev/net/tun as the user whose lab it is; udev makes it everybody's, a host without
     udev may leave it root's.
     """
+    import shutil
+
     if not any(shutil.which(name) for name in _WORDS):
         return "apt-get install passt"
     if os.access(TUN, os.R_OK | os.W_OK):
@@ -131,6 +132,8 @@ def connect(here: Realm, ports: Sequence[Port]) -> None:
         _stop(about)
     if lack() is not None:
         return
+    import shutil
+
     about = {}
     for name in _WORDS:
         if path := shutil.which(name):

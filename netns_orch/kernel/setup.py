@@ -24,6 +24,8 @@ def run(wanted: Sequence[tuple[Path, Setup]]) -> Iterator[Setup]:
     KernelError at the first command that does not exit 0, with its output and its line in the file; what
     still runs in other containers then is killed.
     """
+    if not wanted:
+        return
     from concurrent.futures import ThreadPoolExecutor, as_completed
 
     cancelled = threading.Event()

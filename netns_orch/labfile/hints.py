@@ -6,7 +6,6 @@ Must not: decide whether something is valid.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from netns_orch.labfile.nodes import shown
@@ -21,6 +20,8 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
     for name in fitting:
         if name.lower().replace("-", "_") == folded:
             return name
+    import difflib
+
     found = difflib.get_close_matches(word[:80], fitting, n=1, cutoff=0.6)
     return found[0] if found else None
 

@@ -184,14 +184,18 @@ def test_packets_pass_and_commands_run(netorch: Netorch, sh: Any) -> None:
         "links: [[red, br0], [blue, br0]]\n"
     )
     (netorch.directory / "lab.sh").write_text(netorch("plan", "--format", "shell", file).stdout)
-    sh("lab.sh")
+    own = ("/etc", "/etc/hosts")  # mounts of their own, as they are in a container
+    for path in own:
+        run("mount", "--bind", path, path)
     try:
+        sh("lab.sh")
         assert "1 received" in sh("lab.sh", "enter", "blue", "ping", "-c1", "-W2", "red").stdout
         assert "lab-lab exists" not in sh("lab.sh", code=1).stdout
         inside = ("lab.sh", "enter", "red", "sh", "-c")
         answers = {
             "cat /root/setup /etc/motd": "done\nit's me\n",
-            "/srv/x/run; hostname": "ran\nred\n",
+            "/srv/x/run; hostname; cat /etc/hostname": "ran\nred\nred\n",
+            "grep -c blue /etc/hosts": "1\n",
             "ls /proc | grep -c '^[0-9]*$' | sed 's/^[1-9]$/few/'": "few\n",
             "grep ^NoNewPrivs /proc/self/status": "NoNewPrivs:\t1\n",
             "touch /proc/sys/kernel/x 2>/dev/null || echo no": "no\n",
@@ -206,6 +210,8 @@ def test_packets_pass_and_commands_run(netorch: Netorch, sh: Any) -> None:
         assert "50" in limits and str(100 << 20) in limits
     finally:
         sh("lab.sh", "down")
+        for path in reversed(own):
+            run("umount", path)
     sh("lab.sh", "down")
 
 

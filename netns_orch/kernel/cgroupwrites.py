@@ -36,7 +36,7 @@ def write_group(directory: str, group: cgrouplimits.Group, limits: Cgroup) -> No
 
 
 def _text(directory: str, write: cgrouplimits.Write) -> str:
-    """An empty cpuset means on v2 the parent's, which v1 wants to be told."""
+    """An empty cpuset means on v2 all that the parent has, which v1 wants to be told."""
     if write.text == "\n" and os.path.exists(f"{directory}/cgroup.clone_children"):
         return files.read(f"{os.path.dirname(directory)}/{write.file}") or "0"
     return write.text
@@ -47,9 +47,13 @@ def _write_all(directory: str, writes: Sequence[tuple[str, str]]) -> None:
     try:
         _write_each(directory, writes)
     except OSError as error:
-        if error.errno != errno.EINVAL or len(writes) != 2:
+        if error.errno == errno.EINVAL and len(writes) == 2:
+            _write_each(directory, writes[::-1])
+        elif error.errno == errno.ENOSPC and [text for _, text in writes] == ["\n"]:
+            # v2 takes no cpuset back from processes that are in it: they get all that there are.
+            _write_each(directory, [(file, _cpus_above(directory) or "0") for file, _ in writes])
+        else:
             raise
-        _write_each(directory, writes[::-1])
 
 
 def _write_each(directory: str, writes: Sequence[tuple[str, str]]) -> None:
@@ -65,8 +69,7 @@ def _limit_error(directory: str, group: cgrouplimits.Group, limits: Cgroup, erro
     values = ", ".join(f"{n}: {getattr(limits, n)}" for n in group.fields if getattr(limits, n) is not None)
     hint = None
     if group.controller == "cpuset":
-        above = os.path.dirname(directory)
-        hint = f"there are: {files.read(f'{above}/cpuset.cpus.effective') or _v1_cpus(directory)}"
+        hint = f"there are: {_cpus_above(directory)}"
     elif group.controller == "memory" and error.errno == errno.EBUSY:
         hint = "the container already uses more than that"
     elif group.controller == "io":
@@ -79,14 +82,16 @@ def _limit_error(directory: str, group: cgrouplimits.Group, limits: Cgroup, erro
     )
 
 
-def _v1_cpus(directory: str) -> str | None:
-    return files.read(f"{os.path.dirname(directory)}/cpuset.cpus")
+def _cpus_above(directory: str) -> str | None:
+    """The CPUs that it may have at most."""
+    above = os.path.dirname(directory)
+    return files.read(f"{above}/cpuset.cpus.effective") or files.read(f"{above}/cpuset.cpus")
 
 
 def observed_group(directory: str, group: cgrouplimits.Group, asked: Cgroup) -> tuple[Any, ...]:
     """The limits of a group as they are, in the words of ``asked`` where the kernel keeps just those."""
     found = group.read(lambda file: files.read(f"{directory}/{file}"))
-    if group.controller == "cpuset" and asked.cpuset is None and found[0] == _v1_cpus(directory):
+    if group.controller == "cpuset" and asked.cpuset is None and found[0] == _cpus_above(directory):
         found = (None,)
     return cgrouplimits.as_kept(group, asked, found)
 

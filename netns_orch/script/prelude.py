@@ -197,16 +197,29 @@ layer() {
     done
 }
 
-# Other file systems of the host, read-only: an overlay shows only the one that it lies on.
+# Other file systems of the host, read-only but for /etc: an overlay shows only the one that it lies on.
 show_other_mounts() {
     while read -r _ at kind _; do
-        case $at in / | /proc* | /sys* | /dev* | /run* | /tmp* | "$DIR"*) continue ;; esac
+        case $at in
+            / | /proc* | /sys* | /dev* | /run* | /tmp* | "$DIR"*) continue ;;
+            /etc/hosts | /etc/hostname | /etc/resolv.conf) continue ;; # it gets its own
+        esac
         case $kind in
             ext* | xfs | btrfs | f2fs | zfs | overlay | squashfs | erofs | tmpfs | 9p | virtiofs | nfs*) ;;
             *) continue ;;
         esac
-        bind "$at" "$root$at" ro
+        if [ "$at" = /etc ]; then
+            overlay /etc "${root%/*}/etc"
+        else
+            bind "$at" "$root$at" ro
+        fi
     done </proc/self/mounts
+}
+
+# overlay SOURCE ABOVE: the same path below the root, copy-on-write
+overlay() {
+    mkdir "$2" "$2/upper" "$2/work"
+    mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$root$1"
 }
 
 # bind SOURCE TARGET [ro]

@@ -254,20 +254,28 @@ def start(program: Program, stdin: int, stdout: int, stderr: int, *, terminal: b
     It is killed when the calling process dies.  Raises Refused.
     """
     sc.prctl(sc.PR_SET_DUMPABLE, 0)
-    report, report_in = os.pipe2(os.O_CLOEXEC)
-    parent = os.pidfd_open(os.getpid())
-    entry = _Entry(program, (stdin, stdout, stderr), terminal, parent, report_in)
+    opened: list[int] = []
     try:
+        opened += os.pipe2(os.O_CLOEXEC)
+        opened.append(os.pidfd_open(os.getpid()))
+        report, report_in, parent = opened
+        entry = _Entry(program, (stdin, stdout, stderr), terminal, parent, report_in)
         pid = _fork(program.target)
     except OSError as error:
-        for descriptor in (report, report_in, parent):
+        for descriptor in opened:
             os.close(descriptor)
         raise _told(error) from error
     if not pid:
         entry.become()
     os.close(report_in)
     os.close(parent)
-    return Child(program, pid, report)
+    try:
+        return Child(program, pid, report)
+    except OSError as error:  # what can't be watched shall not run
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(report)
+        raise _told(error) from error
 
 
 def _fork(target: Target) -> int:

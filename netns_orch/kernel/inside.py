@@ -91,6 +91,8 @@ def run(
     if not answer:
         raise KernelError(f"the process that enters {directory} ended with code {helper.returncode}")
     result: dict[str, Any] = json.loads(answer)
+    if "errno" in result:
+        raise KernelError(f"can't enter {directory}: {result['what']}", errno=result["errno"])
     output, errors = b64decode(result["output"]), b64decode(result["errors"])
     return CompletedRun(result["code"], output, result["timed_out"], errors)
 
@@ -152,8 +154,13 @@ def main() -> None:
     """Serve one order."""
     with open(0, "rb", buffering=0, closefd=False) as orders:
         line = orders.readline()
-    if line:
-        session.write_all(1, _serve(line))
+    if not line:
+        return
+    try:
+        answer = _serve(line)
+    except OSError as error:
+        answer = json.dumps({"errno": error.errno, "what": error.strerror}).encode() + b"\n"
+    session.write_all(1, answer)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, default)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """As an ordinary user, what needs root is skipped."""
+    for item in items if os.environ.get(ordinary.ROOTLESS) else ():
+        if reason := ordinary.ROOT_ONLY.get(item.name):
+            item.add_marker(pytest.mark.skip(reason=f"as an ordinary user: {reason}"))
+
+
 @pytest.fixture(scope="session")
 def outer() -> Iterator[TestHost]:
     """This process inside namespaces of its own; without the rights: skipped, under CI failed."""
@@ -35,7 +43,8 @@ def outer() -> Iterator[TestHost]:
         pytest.skip(reason)
     host = TestHost()
     host.enter()
-    yield host
+    with ordinary.everywhere() if os.environ.get(ordinary.ROOTLESS) else nullcontext():
+        yield host
     host.close()
 
 

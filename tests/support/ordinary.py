@@ -184,3 +184,49 @@ def covered(files: Mapping[str, str], base: Path) -> Iterator[None]:
     finally:
         for path in done:
             subprocess.run(["umount", path], check=True)
+
+
+# -- the tests of the topologies as an ordinary user (scripts/test-rootless) ------------------------
+
+ROOTLESS = "NETORCH_TEST_ROOTLESS"
+ROOT_ONLY = {
+    "test_it_is_valid[cgroup-limits]": "limits: no cgroup is delegated to the user of the tests",
+    "test_it_is_valid[sandbox]": "limits: no cgroup is delegated to the user of the tests",
+    "test_docker0": "pings the outside: pasta may send no ICMP (sysctl net.ipv4.ping_group_range)",
+    "test_dual_stack": "asks the outside by IPv6: the test host has no link-local address for pasta",
+    "test_published_ports[host]": "looks for the addresses that root's NAT shows",
+    "test_published_ports[private]": "looks for the addresses that root's NAT shows",
+}
+"""Tests of ``test_topologies`` that an ordinary user can't pass, and why."""
+
+
+@contextlib.contextmanager
+def everywhere() -> Iterator[None]:
+    """Whatever runs ``netorch`` by ``Netorch`` runs it as an ordinary user."""
+    found = python(ALICE)
+    assert found is not None, "asked before"
+    program, paths = found
+    original = Netorch.__init__, Netorch.argv
+    with place() as base:
+        runtime, cache = base / "run", base / "cache"
+        for directory in (runtime, cache):
+            directory.mkdir(mode=0o700)
+            os.chown(directory, ALICE, ALICE)
+
+        def init(self: Netorch, directory: Path, environment: Mapping[str, str] | None = None) -> None:
+            for parent in [directory, *directory.parents][:4]:
+                parent.chmod(parent.stat().st_mode | 0o011)
+            os.chown(directory, ALICE, ALICE)
+            own = {"PYTHONPATH": paths, "HOME": str(directory), "XDG_RUNTIME_DIR": str(runtime)}
+            original[0](self, directory, own | {"PYTHONPYCACHEPREFIX": str(cache)} | dict(environment or {}))
+            self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
+            self.prefix = tuple(as_user(ALICE))
+
+        def argv(*words: str | Path, python: tuple[str, ...] = ()) -> list[str]:
+            return [*as_user(ALICE), program, *python, "-m", "netns_orch", *map(str, words)]
+
+        Netorch.__init__, Netorch.argv = init, staticmethod(argv)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Netorch.__init__, Netorch.argv = original  # type: ignore[method-assign]

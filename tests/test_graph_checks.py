@@ -550,7 +550,7 @@ def room_for(count: int, up: int = 0, **capacity: Any) -> tuple[list[NetorchErro
     [
         ({"processes": {"kernel.pid_max": 40}, "running": 28}, "kernel.pid_max is 40, and 28", "=64"),
         ({"namespaces": {"user.max_net_namespaces": 8}}, "user.max_net_namespaces is 8", "=32"),
-        ({"memory": 8 * room.MEMORY_EACH + 1}, "12 MiB of memory are free", "a larger host"),
+        ({"memory": 8 * room.MEMORY_EACH + 1}, "16 MiB of memory are free", "a larger host"),
     ],
 )
 def test_no_room_is_said_at_the_first_container_too_many(

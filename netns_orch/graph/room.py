@@ -15,8 +15,8 @@ from netns_orch.graph.names import Problems
 from netns_orch.graph.wiring import Wiring
 from netns_orch.resources import Capacity
 
-MEMORY_EACH = 3 << 19
-"""Bytes that an idle container takes, most of them the kernel's (scripts/bench measures them)."""
+MEMORY_EACH = 2 << 20
+"""Bytes that an idle container takes; two thirds of them are the kernel's, in slabs."""
 _TALKERS = 2
 """Neighbours that the kernel keeps for a container that talks to one other: one for each direction."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -109,6 +110,30 @@ def test_a_changed_layer_makes_its_container_anew(netorch: Netorch) -> None:
         netorch.write(text.replace("rootfs: root.tar", "rootfs: {layers: [root.tar, image]}"))
         netorch("up")
         assert lab.sh("red", "cat /version") == "2"
+
+
+def test_nobody_gets_into_a_container_that_is_being_made(netorch: Netorch) -> None:
+    """Its first process has the host's root until it is handed its own."""
+    image(netorch, {"etc/motd": "inside\n"})
+    with netorch.lab(one("./image", volumes=', "data:/data"')) as lab:
+        record = next(Path("/run/netorch").glob("lab.*/c/red/container.json"))
+        before = record.read_text()
+        volume = os.open(record.parents[2] / "volumes/data", os.O_RDONLY)
+        fcntl.flock(volume, fcntl.LOCK_EX)  # who fills it waits for that
+        remake = netorch.start("restart", "red")
+        try:
+            until(lambda: record.exists() and record.read_text() not in ("", before), "its new record")
+            refused = netorch("exec", "red", "cat", "/etc/motd", code=125)
+            assert refused.stderr.startswith("error: container red is not running: it is being made just now")
+            source = netorch.write("planted", "planted")
+            refused = netorch("cp", source, f"red:{netorch.directory}/copied", code=1)
+            assert "container red is not running: it is being made just now" in refused.stderr
+        finally:
+            os.close(volume)
+            remake.communicate(timeout=60)
+        assert remake.returncode == 0
+        assert not (netorch.directory / "copied").exists()
+        assert lab.sh("red", "cat /etc/motd") == "inside"
 
 
 def test_a_hostile_archive_is_refused_whole(netorch: Netorch) -> None:

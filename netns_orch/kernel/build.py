@@ -153,7 +153,6 @@ def _first(site: Site) -> None:
     if builder:
         select.select(builder, [], [])  # root of the host is gone before anybody else is here
     sc.make(_SETNS, mounts, sc.CLONE_NEWNS)
-    os.setsid()
     os.umask(0o022)
     site.host["name"].set()
     site.supervisor.begin(null, proc, word == _SPARED)
@@ -164,6 +163,7 @@ def _first(site: Site) -> None:
     keyring.join_new()
     for call in site.first_ends:
         sc.make(*call)
+    os.setsid()  # by this others know that the container may be entered (``users.root_of``)
 
 
 # Messages and their descriptors, without the help of the socket module's Python part.

@@ -91,7 +91,8 @@ class Tree:
         try:
             tree = cls(users.root_of(pid), f"{name}:", IdMap.of(pid), IdMap.of(pid, "gid"))
         except OSError as error:
-            raise KernelError(f"container {name} is gone", errno=error.errno) from error
+            how = f"is not running: {error.strerror}" if error.errno == errno.EAGAIN else "is gone"
+            raise KernelError(f"container {name} {how}", errno=error.errno) from error
         tree.virtual = _virtual_devices(pid)
         return tree
 

@@ -39,6 +39,7 @@ _OOM_USUAL, _OOM_PREFERRED = 0, 500
 """oom_score_adj, as PID 1 gives it to its command: the second where its own could not be lowered."""
 _OTHERS = sc.CLONE_NEWNS | sc.CLONE_NEWUTS | sc.CLONE_NEWIPC | sc.CLONE_NEWNET | sc.CLONE_NEWCGROUP
 _TIOCSCTTY = 0x540E
+_AGAIN = "try again when the netorch that makes it has ended"
 _LOOKED_UP_FURTHER = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 _STEPS = (
     "start",
@@ -78,6 +79,8 @@ class Target:
             self._open()
         except OSError as error:
             self.close()
+            if error.errno == errno.EAGAIN:
+                raise Refused(f"container {self.name} is not running: {error.strerror}", _AGAIN) from error
             raise (self._gone() if error.errno in (errno.ENOENT, errno.ESRCH) else _told(error)) from error
         except Refused:
             self.close()

@@ -6,6 +6,7 @@ Must not: ask NSS (its modules would be the host's, or worse, the container's), 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -29,7 +30,15 @@ class UnknownUser(Exception):
 
 
 def root_of(pid: int) -> int:
-    """A descriptor (O_PATH) of the root directory that a process sees; OSError where it is gone."""
+    """A descriptor (O_PATH) of the root of the container whose PID 1 is ``pid``; OSError where it has none.
+
+    EAGAIN: it is being made, and its first process still sees the host's root.  To lead a session of its own
+    is the last thing that one does before it is PID 1 (``build``), and cannot be undone.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        session = file.read().rpartition(b")")[2].split()[3]
+    if int(session) != pid:
+        raise OSError(errno.EAGAIN, "it is being made just now")
     return os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 

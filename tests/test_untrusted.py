@@ -60,6 +60,14 @@ host: #                                             can't change the host
 scenario:
   - link fine lan down
   - cp fine:/x /etc/x #                             a stranger's scenario can't run 'cp'
+  - exec --lab other fine id #                      a stranger's exec can't have '--lab'
+  - exec -it -eSECRET fine env #                    a stranger's exec can't have '-eSECRET'
+  - exec -e SECRET fine env #                       a stranger's exec can't have '-e SECRET'
+  - kill fine --lab=other #                         a stranger's kill can't have '--lab=other'
+  - ps other #                                      a stranger's ps can't have 'other'
+  - exec -t -e A=b -u 1 fine cat --lab x
+  - restart -t 1s fine
+  - ps -l role=web --json
 """
 
 

@@ -5,7 +5,7 @@ Owns: what such a file may not ask for.  Must not: trust that the kernel's rooms
 Refused: the host's root and whatever lies outside of the lab's own directory, binds, devices, added
 capabilities, ``privileged``, ``nesting`` (it opens mounts and namespaces to the container), another seccomp
 profile, published ports, interfaces of the host's, ``host``, commands of a check that run on the host, those
-of a scenario that write files here,
+of a scenario that write files here, name another lab or hand on this environment,
 words of rule sets that make the host's own iptables and nft read or run something.
 Forced: a user namespace for every container, and ``netns: private``, as a bridge on the host brings addresses
 and routes of the stranger's choice.  ``${VAR}`` is only what ``--var`` gives: the environment is not read.
@@ -26,6 +26,27 @@ from netns_orch.labfile.nodes import shown
 HINT = "--untrusted (or NETORCH_UNTRUSTED) keeps this file from the host"
 STEPS = frozenset(("exec", "kill", "link", "pause", "ps", "restart", "status", "unpause", "wait"))
 """What a scenario may do: all of it happens inside the lab."""
+_FLAGS = frozenset(("--all", "--json", "--strict", "-i", "--interactive", "-it", "--tty"))
+_WITH_VALUE = frozenset(
+    (
+        "-u",
+        "--user",
+        "-w",
+        "--workdir",
+        "-e",
+        "--env",
+        "-l",
+        "--label",
+        "-s",
+        "--signal",
+        "-t",
+        "--time",
+        "--wait",
+    )
+)
+"""Options of these steps.  Any other is refused (``--lab`` names another lab), as any other way to write one."""
+_LOOKS = ("ps", "status")
+"""Their argument is a lab."""
 _INCLUDE = re.compile(r"\binclude\b")
 _MODPROBE = re.compile(r"-[fhnvx46]*M")
 _LONG = ("--modprobe", "--object-pinned")
@@ -69,6 +90,30 @@ def _refusals(topology: Topology, ctx: Context) -> Iterator[_Refusal]:
         if step.kind == "command" and step.argv[0] not in STEPS:
             what = f"a stranger's scenario can't run {shown(step.argv[0])}"
             yield _Refusal(step.where, what, f"it can: {', '.join(sorted(STEPS))}")
+        elif step.kind == "command" and (bad := _reaching_out(step.argv)) is not None:
+            yield _Refusal(step.where, f"a stranger's {step.argv[0]} can't have {shown(bad)}")
+
+
+def _reaching_out(argv: list[str]) -> str | None:
+    """The word of a step by which it would leave its lab, or take something of this environment along."""
+    command, *words = argv
+    left = iter(words)
+    for word in left:
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            if command in _LOOKS:
+                return word
+            if command == "exec":
+                break  # the rest is the container's
+        elif command == "exec" and word == "-t":
+            continue
+        elif name in _WITH_VALUE:
+            value = value if equals else next(left, "")
+            if name in ("-e", "--env") and "=" not in value:
+                return f"{word} {value}".strip()
+        elif word not in _FLAGS:
+            return word
+    return None
 
 
 def _root(container: Container, ctx: Context) -> Iterator[_Refusal]:

@@ -30,21 +30,21 @@ _FLAGS = frozenset(("--all", "--json", "--strict", "-i", "--interactive", "-it",
 _WITH_VALUE = frozenset(
     (
         "-u",
-        "--user",
         "-w",
-        "--workdir",
         "-e",
-        "--env",
         "-l",
-        "--label",
         "-s",
-        "--signal",
         "-t",
+        "--user",
+        "--workdir",
+        "--env",
+        "--label",
+        "--signal",
         "--time",
         "--wait",
     )
 )
-"""Options of these steps.  Any other is refused (``--lab`` names another lab), as any other way to write one."""
+"""Options of these steps.  Any other, or another way to write one, is refused: ``--lab`` names a lab."""
 _LOOKS = ("ps", "status")
 """Their argument is a lab."""
 _INCLUDE = re.compile(r"\binclude\b")

@@ -11,6 +11,7 @@ import sys
 import pytest
 from support import cgroups, syscalls
 from support.runner import ROOT, SECONDS, TOPOLOGIES, Netorch
+from support.syscalls import KILL, Call
 from support.waiting import until
 
 from netns_orch.cli import guarded
@@ -33,6 +34,25 @@ def test_a_sample() -> None:
     assert "not reached" not in done.stdout, "the sample strikes at nothing any more: choose other calls"
     total = next(line for line in done.stdout.splitlines() if line.startswith("all "))
     assert total.split()[1:5] == [str(len(SAMPLE)), str(len(SAMPLE)), str(len(SAMPLE)), "0"]
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(syscalls.why_not() is not None, reason=syscalls.why_not() or "")
+@pytest.mark.parametrize(
+    ("fault", "call", "words"),
+    [
+        ("EPERM", Call("fsmount", 1), "could not mount /proc (fsmount: Operation not permitted)"),
+        (KILL, Call("move_mount", 9), "could not stay alive (it was killed)"),
+    ],
+    ids=["first process", "builder"],
+)
+def test_of_two_processes_that_make_a_container_the_one_that_failed_says_why(
+    netorch: Netorch, fault: str, call: Call, words: str
+) -> None:
+    file = netorch.write("containers: {red: {}}\n")
+    struck = syscalls.strike(netorch, call, fault, "up", file)
+    assert struck.reached and f"error: container red {words}" in struck.stderr, struck
+    assert "--> lab.yaml:1:" in struck.stderr or f"--> {file}:1:" in struck.stderr
 
 
 @pytest.mark.kernel

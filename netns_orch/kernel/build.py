@@ -123,22 +123,25 @@ def become_first(site: Site, shared_builder: bool) -> NoReturn:
     Each page of memory that is written to on the way is one more that this container holds for ever, and a
     call of a Python function writes to several: so system calls are prepared before, and made in a row.
     """
+    doing = "begin its first process"
     try:
         for call in site.first_begins:
             sc.make(*call)
         if shared_builder:
+            doing = "mount /proc"
             context = sc.make(*_OPEN_PROC)
             sc.make(_FSCONFIG, context, sc.FSCONFIG_CMD_CREATE, None, None, 0)
             proc = sc.make(_FSMOUNT, context, sc.FSMOUNT_CLOEXEC, rootfs.PLAIN)
             site.first_end.sendmsg([_PROC], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _pack(proc))])
             os.close(context)
             os.close(proc)
+            doing = "become its first process"
         _first(site)
         os.write(site.report_in, _BUILT)
         os.close(site.report_in)
         site.supervisor.run()
     except OSError as error:
-        site.tell(error.errno, f"begin its first process ({error.strerror})")
+        site.tell(error.errno, f"{doing} ({error.strerror})")
     except Exception as error:  # noqa: BLE001 - nothing may unwind into the zygote's loop
         site.tell(None, f"go on: {error!r}")
     finally:
@@ -175,7 +178,10 @@ def _send(channel: socket.socket, word: bytes, descriptors: list[int]) -> None:
 
 
 def _received(channel: socket.socket) -> tuple[bytes, list[int]]:
-    word, messages, _, _ = channel.recvmsg(8, 128)
+    try:
+        word, messages, _, _ = channel.recvmsg(8, 128)
+    except ConnectionResetError:  # the end, where the other side left something unread
+        return b"", []
     return word, memoryview(messages[0][2]).cast("i").tolist() if messages else []
 
 
@@ -340,13 +346,22 @@ def _again(descriptor: int, path: str, flags: int) -> int:
     return descriptor
 
 
+def reported(site_report: int) -> dict[str, Any]:
+    """What one of them has reported so far; empty: nothing."""
+    ready, _, _ = select.select([site_report], [], [], 0)
+    text = os.read(site_report, 65536) if ready else b""
+    return _failure(text) if text and text != _BUILT else {}
+
+
 def outcome(site_report: int) -> dict[str, Any]:
     """What became of it, from the pipe that both report to; empty: it stands."""
     text = os.read(site_report, 65536)
     if text == _BUILT:
         return {}
-    if text:
-        # Both may have failed by now, one because of the other: who reported first knows why.
-        failure: dict[str, Any] = _DECODER.raw_decode(text.decode())[0]
-        return failure
-    return {"errno": None, "what": "stay alive (it was killed)"}
+    return _failure(text) if text else {"errno": None, "what": "stay alive (it was killed)"}
+
+
+def _failure(text: bytes) -> dict[str, Any]:
+    """Both may have failed by now, one because of the other: who reported first knows why."""
+    failure: dict[str, Any] = _DECODER.raw_decode(text.decode())[0]
+    return failure

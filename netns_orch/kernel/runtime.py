@@ -46,6 +46,7 @@ _NOT_MAPPED = (
 _INVISIBLE = ("/tmp/", "/run/", "/var/run/", "/dev/shm/")
 _HINTS = {
     errno.EAGAIN: "the container's `pids` limit is reached: PID 1 counts too, and what exec starts",
+    errno.EMFILE: "up to 600 files are open while containers are made: ulimit -n 1024",
     errno.EPERM: "netorch needs root, with CAP_SYS_ADMIN and CAP_NET_ADMIN",
     errno.ENOSPC: "a limit of the kernel is reached: see /proc/sys/user/max_*_namespaces and fs.mount-max",
     errno.ENODEV: "this kernel has no such file system: `netorch doctor` shows what is missing",

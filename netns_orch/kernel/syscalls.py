@@ -252,7 +252,11 @@ def prepared(name: str, *arguments: object) -> tuple[object, ...]:
 def make(*call: object) -> int:
     """Make a prepared call: no page of memory is written to that not any of them writes to."""
     result = _call(*call)
-    return result if result >= 0 else _raise(f"system call {call[0]}")
+    return (
+        result
+        if result >= 0
+        else _raise(next((name for name in NUMBERS if NUMBERS[name] == call[0]), "system call"))
+    )
 
 
 # -- processes and namespaces --------------------------------------------------------------------

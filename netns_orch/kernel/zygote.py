@@ -220,11 +220,12 @@ class Zygote:
     def _failed(self, item: Building, error: OSError) -> None:
         item.give_up()
         item.close()
+        message = {"errno": error.errno, "what": f"{item.doing} ({error.strerror})"}
         if item.site is not None:
+            message |= build.reported(item.site.report)  # nobody can be recorded who is gone, and said why
             os.close(item.site.report)
         if item.first is not None:
             os.close(item.first.pidfd)
-        message = {"errno": error.errno, "what": f"{item.doing} ({error.strerror})"}
         self._send({"id": item.order["id"]} | message)
 
     def _open(self, item: Building) -> None:

@@ -192,12 +192,17 @@ class Home:
     """The mounts and the root of the process that forks builders: where they come back to."""
 
     def __init__(self) -> None:
-        self._process = sc.pidfd_open(os.getpid())
+        self._pid = os.getpid()
+        self._process = sc.pidfd_open(self._pid)
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def descriptors(self) -> list[int]:
         """What must stay open."""
         return [self._process, self._root]
+
+    def is_left(self) -> bool:
+        """In a process that it forked: whether it was gone before that one asked to die with it."""
+        return os.getppid() != self._pid
 
     def enter(self) -> None:
         """Come back; setns(2) would go to the root of the mounts, which need not be ours.
@@ -214,6 +219,8 @@ def become_builders(sites: list[tuple[Site, clone.First]], home: Home) -> NoRetu
     """Build several containers around their first processes, hand them over, and end."""
     try:
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if home.is_left():
+            os._exit(1)  # the word to go on would never come, and the lab's lock be held for ever
         sc.prctl(sc.PR_SET_DUMPABLE, 0)
         own = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         shared = [own, *home.descriptors(), *sites[0][0].host["inherited"]]

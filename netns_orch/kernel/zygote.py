@@ -392,11 +392,20 @@ def _silent(*_: object) -> None:
     """A traceback would open source files by path, and those are the container's."""
 
 
+def _is_open(number: int, channel: int) -> bool:
+    """Whether it is there still (that of the directory it was found in is not), and not the channel."""
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return number != channel
+
+
 def main(channel: int) -> None:
     """Serve orders until the other side closes."""
     os.umask(0o022)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a container: the kernel reaps
-    inherited = [int(name) for name in os.listdir("/proc/self/fd") if int(name) != channel]
+    inherited = [number for number in map(int, os.listdir("/proc/self/fd")) if _is_open(number, channel)]
     stream = socket.socket(fileno=channel)
     stream.set_inheritable(False)
     try:

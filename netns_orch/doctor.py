@@ -104,16 +104,52 @@ def missing(found: Iterable[Finding], wanted: Iterable[str] = ()) -> list[Findin
     ]
 
 
+_FIREWALLS = {
+    "docker": (
+        "it drops what it does not know; netorch puts marked accept rules where Docker honours them",
+        "netorch status   after a restart of Docker; netorch up   puts back what is missing",
+    ),
+    "firewalld": (
+        "it rejects what goes from one zone to another; bridges are in the default zone unless put elsewhere",
+        "firewall-cmd --zone=trusted --add-interface=BRIDGE   where `up` warns of it",
+    ),
+    "libvirt": ("its guests and labs reach the outside, but containers can't begin to talk to guests", ""),
+    "podman": ("its containers and labs do not disturb one another", ""),
+    "ufw": (
+        "it drops what it does not know; netorch puts marked accept rules for bridges into FORWARD,"
+        " but what containers ask of the host itself is ufw's to allow",
+        "ufw allow in on BRIDGE   for services of the host; netorch up   after `ufw reload`",
+    ),
+}
+"""What the rules of others mean, and what can be done."""
+_SMALL_RUN = 16 << 20
+"""Bytes in /run below which a lab of some hundred containers may not find room for its state."""
+
+
 def _host(health: Health) -> Iterator[Finding]:
-    yield Finding("host", "machine", "ok", f"{health.machine}, {health.libc}, Python {health.python}")
-    if health.container:
+    known = health.known_machine
+    yield Finding(
+        "host",
+        "machine",
+        "ok" if known else "missing",
+        f"{health.machine}, {health.libc}, Python {health.python}",
+        "" if known else "the system calls of this machine, or of a 32-bit Python, are not known to netorch",
+        "" if known else "x86_64 or aarch64, with a Python of 64 bits",
+        essential=True,
+    )
+    if health.container or health.devcontainer:
+        engine = health.container or "an unknown engine"
+        kind = ", a devcontainer" if health.devcontainer else ""
+        inside = '"runArgs": ["--privileged", "--cgroupns=host"] in devcontainer.json'
         yield Finding(
             "host",
             "container",
             "note",
-            f"this is a container of {health.container}",
+            f"this is a container of {engine}{kind}",
             "labs need its --privileged, and may reach no further than it does",
-            "run it with --privileged --cgroupns=host, or use a virtual machine",
+            inside
+            if health.devcontainer
+            else "run it with --privileged --cgroupns=host, or use a virtual machine",
         )
     if health.wsl:
         yield Finding(
@@ -122,20 +158,22 @@ def _host(health: Health) -> Iterator[Finding]:
             "note",
             "this is WSL2",
             "its kernel lacks what is missing below, and has no modules to load",
-            "a kernel of your own: kernel= in .wslconfig",
+            "a kernel of your own: kernel= in .wslconfig; systemd: boot.systemd=true in /etc/wsl.conf",
         )
-    if health.overlay_root:
-        means = "namespaces.user with the host's root is refused: it can't be mapped; other roots can"
-        yield Finding("host", "overlay-root", "note", "the host's own root is an overlay", means)
-    if not health.run_is_tmpfs:
-        means = "state of labs is written to a disk, and outlives a reboot: the next `up` cleans it up"
-        yield Finding("host", "run", "note", "/run is no tmpfs", means)
-    if health.docker_firewall:
-        means = "it drops what it does not know; netorch puts marked accept rules where it honours them"
-        yield Finding("host", "docker", "note", "Docker's rules stand in the firewall", means)
+    yield from _file_systems(health)
+    for name, where in health.firewalls.items():
+        means, mend = _FIREWALLS[name]
+        yield Finding("host", name, "note", f"it has rules in this host's firewall ({where})", means, mend)
+    for what, mend in health.drops:
+        means = "no packet gets out of a lab, or none back, as long as its bridge is not let through"
+        yield Finding("host", "nft-drops", "note", what, means, mend)
     if health.sysctls.get("net.bridge.bridge-nf-call-iptables") == "1":
         means = "the host's rules see bridged packets; plain switches get accept rules, private labs none"
         yield Finding("host", "br-netfilter", "note", "br_netfilter is on", means)
+    if health.sysctls.get("net.ipv6.conf.default.disable_ipv6") == "1":
+        setting = "net.ipv6.conf.default.disable_ipv6"
+        means = "new interfaces of this host take no IPv6 address"
+        yield Finding("host", "ipv6-disabled", "note", f"{setting} is 1", means, f"sysctl -w {setting}=0")
     thresh = health.sysctls.get("net.ipv4.neigh.default.gc_thresh3", "")
     if thresh.isdecimal() and int(thresh) < 4096:
         yield Finding(
@@ -146,6 +184,26 @@ def _host(health: Health) -> Iterator[Finding]:
             "with more than some hundred containers that all talk to each other, packets get lost",
             "sysctl -w net.ipv4.neigh.default.gc_thresh3=16384",
         )
+
+
+def _file_systems(health: Health) -> Iterator[Finding]:
+    if health.overlay_root:
+        means = "namespaces.user with the host's root is refused: it can't be mapped; other roots can"
+        yield Finding("host", "overlay-root", "note", "the host's own root is an overlay", means)
+    if health.root_read_only:
+        means = "no matter for labs: what containers write goes to layers of their own, state to /run"
+        yield Finding("host", "read-only-root", "note", "the host's root is read-only", means)
+    if health.root and not health.run_writable:
+        means = "there is no place for the state of labs"
+        mend = "mount -t tmpfs tmpfs /run"
+        yield Finding("host", "run", "missing", "/run is read-only", means, mend, essential=True)
+    elif health.root and health.run_kind != "tmpfs":
+        means = "state of labs is written to a disk, and outlives a reboot: the next `up` cleans it up"
+        yield Finding("host", "run", "note", f"/run is no tmpfs, but {health.run_kind}", means)
+    if health.root and health.run_writable and health.run_free < _SMALL_RUN:
+        found = f"{health.run_free >> 10} KiB are free in /run"
+        means = "a lab with many containers, or layers unpacked from images, may not find room"
+        yield Finding("host", "run-space", "note", found, means, "mount -o remount,size=256m /run")
 
 
 def _rights(health: Health) -> Iterator[Finding]:
@@ -184,6 +242,9 @@ def _kernel(health: Health) -> Iterator[Finding]:
     if not health.probed:
         yield Finding("kernel", "features", "note", "not tried out", health.not_probed, "sudo netorch doctor")
         return
+    if "kernel.seccomp.actions_avail" not in health.sysctls:
+        means = "containers can only be built with `seccomp: unconfined`"
+        yield Finding("kernel", "seccomp", "missing", "no", means, "a kernel with CONFIG_SECCOMP_FILTER")
     for name, use in _LINKS.items():
         there = name in health.features
         mend = "" if there else HOW_TO.get(name, f"the kernel module {name} is missing (`modprobe {name}`)")

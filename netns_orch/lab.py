@@ -21,7 +21,7 @@ from netns_orch.kernel import outside, owners, realm, userdir
 from netns_orch.kernel.driver import LabKernel, host_id
 from netns_orch.kernel.rundir import LabDirectory, boot_id, lab_directories
 from netns_orch.lease import Lease
-from netns_orch.plan import Plan, differences, restarted
+from netns_orch.plan import Plan, drift_of, restarted
 from netns_orch.plan import diff as compare
 from netns_orch.records import dataclass, field, replace
 from netns_orch.resources import (
@@ -34,7 +34,6 @@ from netns_orch.resources import (
     HostFacts,
     PublishedPort,
     State,
-    plain,
     published,
 )
 
@@ -167,6 +166,7 @@ def up(
         lease = lease_of(kernel.directory).renewed(time.time(), ttl, owner)
         with _kept(kernel, topology, lease, keep_failed), _placed(wiring, kernel, facts, run) as placed:
             desired, changes = _build(kernel, lambda applied: _plan(wiring, kernel, facts, applied), run)
+        kernel.warn_of_drops(desired)
         _describe(kernel.directory, topology, lease)
     containers, links = counts(desired)
     seconds = time.monotonic() - started
@@ -351,6 +351,8 @@ def _placed(wiring: Wiring, kernel: LabKernel, facts: HostFacts, run: _Run) -> I
     place.share(kernel)
     was_there = journal_of(place).applied() is not None
     desired, changes = _build(place, lambda applied: _plan_place(wiring, place, facts, applied), run)
+    place.warn_of_drops(desired)
+    kernel.warnings += place.warnings
     try:
         yield changes
     except BaseException:
@@ -735,19 +737,24 @@ def unknown_node(lab: str, node: str, names: Sequence[str]) -> UsageError:
 
 
 def status(lab: str, *, strict: bool = False) -> dict[str, Any]:
-    """Desired against the kernel's own state: drift object by object, what is extra, and OOM kills."""
+    """Desired against the kernel's own state: drift object by object, what is extra, and OOM kills.
+
+    ``warnings`` are what no ``up`` can put right: firewalls of others that drop the lab's packets.
+    """
     if missing := _missing_files(LabKernel(lab)):
-        return {"lab": lab, "drift": missing, "extra": [], "oom_kills": {}}
+        return {"lab": lab, "drift": missing, "extra": [], "oom_kills": {}, "warnings": []}
     kernel, applied = known(lab, of_any_boot=True)
     observed = kernel.observe(applied.state, applied.state)
     todo = compare(applied.state, observed)
-    drift = [*_drift_outside(kernel), *(_drift(change) for change in todo.changes)]
+    drift = [*_drift_outside(kernel), *(drift_of(change) for change in todo.changes)]
+    kernel.warn_of_drops(applied.state)
     extra = [{"object": r.key, "what": "extra"} for r in todo.extra]
     return {
         "lab": lab,
         "drift": drift + (extra if strict else []),
         "extra": extra,
         "oom_kills": kernel.oom_kills(),
+        "warnings": [{"what": warning.what, "hint": warning.hint} for warning in kernel.warnings],
     }
 
 
@@ -770,19 +777,9 @@ def _drift_outside(kernel: LabKernel) -> list[dict[str, Any]]:
     if applied is None:
         return []
     place.group, place.records = applied.group, applied.records
-    return [_drift(c) for c in compare(applied.state, place.observe(applied.state, applied.state)).changes]
-
-
-def _drift(change: Any) -> dict[str, Any]:
-    entry: dict[str, Any] = {"object": change.resource.key, "expected": None, "found": None}
-    if change.before is None:
-        return entry | {"what": "missing"}
-    if change.after is None:
-        return entry | {"what": "not expected"}
-    found = differences(change.before, change.after)
-    entry["expected"] = {name: plain(new) for name, (_, new) in found.items()}
-    entry["found"] = {name: plain(old) for name, (old, _) in found.items()}
-    return entry | {"what": "differs: " + ", ".join(found)}
+    place.warn_of_drops(applied.state)
+    kernel.warnings += place.warnings
+    return [drift_of(c) for c in compare(applied.state, place.observe(applied.state, applied.state)).changes]
 
 
 def ps(lab: str) -> list[dict[str, Any]]:

@@ -44,6 +44,7 @@ from netns_orch.resources import (
     State,
     Sysctl,
     VirtualInterface,
+    plain,
     published,
     to_json,
 )
@@ -285,6 +286,19 @@ def differences(before: Resource, after: Resource) -> dict[str, tuple[Any, Any]]
         for f in fields(after)
         if f.compare and (old := getattr(before, f.name)) != (new := getattr(after, f.name))
     }
+
+
+def drift_of(change: Change) -> dict[str, Any]:
+    """A change that would put something right, read as what is wrong with it."""
+    entry: dict[str, Any] = {"object": change.resource.key, "expected": None, "found": None}
+    if change.before is None:
+        return entry | {"what": "missing"}
+    if change.after is None:
+        return entry | {"what": "not expected"}
+    found = differences(change.before, change.after)
+    entry["expected"] = {name: plain(new) for name, (_, new) in found.items()}
+    entry["found"] = {name: plain(old) for name, (old, _) in found.items()}
+    return entry | {"what": "differs: " + ", ".join(found)}
 
 
 def _what_differs(before: Resource | None, after: Resource) -> str:

@@ -137,8 +137,8 @@ class HostTable(Resource):
     rules: tuple[tuple[int, str], ...] = ()
     switches: tuple[str, ...] = ()
     """Real names of the bridges without an address: br_netfilter may send their frames here too."""
-    intact: bool = True
-    """Observed only: False where the kernel's table is not what was loaded."""
+    damage: tuple[str, ...] = ()
+    """Observed only: what of the kernel's is not as it was loaded, in words."""
     rule_places: tuple[Where | None, ...] = field(default=(), compare=False, repr=False)
 
     @property

@@ -248,6 +248,7 @@ def status(word: str | None, *, strict: bool, json: bool) -> int:
         out_json(found)
     else:
         out("\n".join(render.status_lines(found)))
+        warn(NetorchError(warning["what"], hint=warning["hint"]) for warning in found["warnings"])
     return EXIT_FAILED if found["drift"] else EXIT_DONE
 
 

@@ -204,6 +204,13 @@ class LabKernel:
         sysctls = self._observe_sysctls(desired, owned)
         return [*([table] if table else []), *ports, *sysctls, *links, *rules], extra
 
+    def warn_of_drops(self, state: State) -> None:
+        """Add to ``warnings`` what other people's firewalls drop of this lab's packets."""
+        from netns_orch.kernel import hosttable
+
+        for table in state.of(HostTable):
+            self.warnings += hosttable.what_drops(table, self._place)
+
     def _observe_roots(self) -> Sequence[Resource]:
         if self.part or not os.path.isdir(f"{self.directory.path}/layers"):
             return []

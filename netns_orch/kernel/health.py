@@ -19,6 +19,7 @@ from pathlib import Path
 from netns_orch.errors import NetorchError
 from netns_orch.kernel import facts, hierarchies, mountinfo, netfilter
 from netns_orch.kernel import syscalls as sc
+from netns_orch.resources import HostTable
 
 PROGRAMS = (
     "nft", "iptables-restore", "ip6tables-restore", "zstd", "newuidmap", "newgidmap", "pasta", "slirp4netns",
@@ -32,11 +33,14 @@ SYSCTLS = (
     "net.ipv4.ip_forward",
     "net.ipv4.neigh.default.gc_thresh3",
     "net.bridge.bridge-nf-call-iptables",
+    "net.ipv6.conf.default.disable_ipv6",
+    "kernel.seccomp.actions_avail",
 )
 CAPABILITIES = {"SYS_ADMIN": 21, "NET_ADMIN": 12, "SYS_RESOURCE": 24, "SYS_PTRACE": 19}
 """By their numbers in CapEff (capabilities(7)); the first two are what a lab can't do without."""
 
-
+_DEVCONTAINER = ("REMOTE_CONTAINERS", "CODESPACES")
+"""Set by Visual Studio Code and by GitHub in the terminals of a devcontainer."""
 _PROBE = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -69,20 +73,31 @@ class Health:
     sysctls: dict[str, str] = field(default_factory=dict)
     apparmor: bool = False
     overlay_root: bool = False
-    run_is_tmpfs: bool = True
+    run_kind: str = "tmpfs"
+    """The file system that holds /run."""
+    run_writable: bool = True
+    run_free: int = 1 << 30
+    """Bytes that this user may still write there."""
+    root_read_only: bool = False
     subordinate_ids: bool = False
     container: str = ""
     """The engine whose container this is, where it is one."""
     wsl: bool = False
-    docker_firewall: bool = False
-    """Whether a policy or chains of Docker's stand in the host's tables."""
+    devcontainer: bool = False
+    firewalls: dict[str, str] = field(default_factory=dict)
+    """Who has rules in the host's tables (docker, podman, libvirt, firewalld, ufw), and where."""
+    drops: tuple[tuple[str, str], ...] = ()
+    """What others' nft tables drop of any bridge's packets, and what lets them pass."""
+    known_machine: bool = True
+    """Whether netorch has the system call numbers of this machine, and this Python makes its native calls."""
 
 
 def examine() -> Health:
     """Look at everything; no error, whatever is missing."""
     root = os.geteuid() == 0
     features, why_not = _features(root)
-    trees = _hierarchies()
+    trees, run = _hierarchies(), os.statvfs("/run")
+    firewalls, dropped = _firewalls() if root else ({}, ())
     return Health(
         release=platform.release(),
         machine=platform.machine(),
@@ -103,11 +118,17 @@ def examine() -> Health:
         sysctls={name: value for name in SYSCTLS if (value := _sysctl(name)) is not None},
         apparmor=_read("/sys/module/apparmor/parameters/enabled").startswith("Y"),
         overlay_root=_file_system("/") == "overlay",
-        run_is_tmpfs=_file_system("/run") == "tmpfs",
+        run_kind=_file_system("/run"),
+        run_writable=not run.f_flag & os.ST_RDONLY,
+        run_free=run.f_bavail * run.f_frsize,
+        root_read_only=bool(os.statvfs("/").f_flag & os.ST_RDONLY),
         subordinate_ids=_has_subordinate_ids(),
         container=_container(),
         wsl="microsoft" in platform.release().lower(),
-        docker_firewall=root and _has_docker_chains(),
+        devcontainer=any(os.environ.get(name) == "true" for name in _DEVCONTAINER),
+        firewalls=firewalls,
+        drops=dropped,
+        known_machine="mount" in sc.NUMBERS and sys.maxsize > 1 << 32,
     )
 
 
@@ -204,8 +225,17 @@ def _container() -> str:
     return _read("/run/systemd/container").strip() or os.environ.get("container", "")  # noqa: SIM112 - its name
 
 
-def _has_docker_chains() -> bool:
-    if netfilter.find_program("nft") is None:
-        return False
-    done = netfilter.run("nft", "list", "chains")
-    return done.code == 0 and "chain DOCKER" in done.stdout
+def _firewalls() -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
+    """Whose rules there are, and what they drop of a bridge that nobody knows, named BRIDGE."""
+    from netns_orch.kernel import foreign, nftables, portholders
+
+    try:
+        chains = nftables.list_chains()
+        found = foreign.owners(chains)
+        if netfilter.find_program("nft") is None:
+            return found, ()
+        unknown = HostTable(forward=(("BRIDGE", "nat"),))
+        problems = foreign.problems(chains, unknown, bridged=portholders.bridge_netfilter())
+        return found, tuple((problem.what, problem.hint or "") for problem in problems)
+    except NetorchError:
+        return {}, ()

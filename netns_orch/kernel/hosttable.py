@@ -22,7 +22,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from netns_orch.errors import KernelError
+from netns_orch.errors import KernelError, NetorchError
 from netns_orch.kernel import forwarding, netfilter, nftables, publish
 from netns_orch.records import replace
 from netns_orch.resources import GROUP_FIRST, GROUP_LAST, HostTable, PublishedPort, digest
@@ -241,12 +241,25 @@ def observe(
 ) -> HostTable | None:
     """The lab's table as it is, without its ports; None where there is none, and no accept rule of it either.
 
-    It equals ``desired`` where it was made from that, and is ``intact`` where the kernel's rules are exactly
-    those that ``apply`` left (``fingerprint`` is what it returned; None: not compared).
+    It equals ``desired`` where it was made from that, and has no ``damage`` where the kernel's rules are
+    exactly those that ``apply`` left (``fingerprint`` is what it returned; None: not compared).
     """
     if netfilter.find_program("nft") is None:
         return None
     return netfilter.in_netns(netns_fd, _observe_here, _Owner(lab, id), desired, fingerprint)
+
+
+def what_drops(table: HostTable, netns_fd: int | None = None) -> list[NetorchError]:
+    """What nft tables of others drop of the lab's packets, with what lets them pass; nothing is changed."""
+
+    def look() -> list[NetorchError]:
+        from netns_orch.kernel import foreign, portholders
+
+        if not (table.forward or table.switches) or netfilter.find_program("nft") is None:
+            return []
+        return foreign.problems(nftables.list_chains(), table, bridged=portholders.bridge_netfilter())
+
+    return netfilter.in_netns(netns_fd, look)
 
 
 def observe_ports(
@@ -274,13 +287,14 @@ def _observe_here(owner: _Owner, desired: HostTable | None, fingerprint: str | N
     chains = nftables.list_chains()
     if not any(_is_there(chains, family, owner) for family in FAMILIES):
         left = forwarding.has_rules(chains, _comment(owner))
-        return HostTable(intact=False) if left else None
+        return HostTable(damage=(f"no nft table {owner.table}",)) if left else None
     mark = _read_mark("inet", owner.table)
     if desired is None or mark is None or mark.digest != table_digest(desired):
-        return HostTable(intact=False)
-    same = fingerprint in (None, _fingerprint(owner))
-    intact = same and forwarding.is_settled(chains, desired, _comment(owner))
-    return replace(desired, intact=intact)
+        return HostTable(damage=(f"the nft table {owner.table} was made from another file",))
+    damage = forwarding.unsettled(chains, desired, _comment(owner))
+    if fingerprint not in (None, _fingerprint(owner)):
+        damage.insert(0, f"the nft table {owner.table} is not as it was loaded")
+    return replace(desired, damage=tuple(damage))
 
 
 def _fingerprint(owner: _Owner) -> str | None:

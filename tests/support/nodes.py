@@ -34,13 +34,20 @@ def _call_in(fd: int, function: Callable[[], T]) -> T:
     return results[0]
 
 
-class Node:
-    """A network namespace that lives as long as this object is open."""
+def _opened(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def __init__(self) -> None:
-        self.fd = _call_in(-1, lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+class Node:
+    """A network namespace that lives as long as this object is open: a new one, or one that is there."""
+
+    def __init__(self, there: str | None = None) -> None:
+        """``there`` is the path of one, as in /run/netns."""
+        new = "/proc/thread-self/ns/net"
+        self.fd = _call_in(-1, lambda: _opened(new)) if there is None else _opened(there)
         self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
-        self.run("ip", "link", "set", "lo", "up")
+        if there is None:
+            self.run("ip", "link", "set", "lo", "up")
 
     def close(self) -> None:
         """Let the namespace go."""

@@ -486,6 +486,18 @@ def test_convergence_is_over_when_it_is_steady_or_too_late() -> None:
     assert quiet.over and quiet.longest is None
 
 
+@pytest.mark.parametrize(
+    "slow",
+    [[], [Sample(0.2, 2.9)], [Sample(0.2, 2.9), Sample(2.9, None)]],
+    ids=["nothing yet", "sent before the command", "no answer yet"],
+)
+def test_of_a_slow_check_one_must_have_been_made_since_the_command(slow: list[Sample]) -> None:
+    seen = outage.watched([stream("+" * 300), slow], now=3.0, since=1.0, within=5)
+    assert not seen.over and not seen.tried
+    assert outage.watched([[*slow[:1], Sample(2.9, 6.0)]], now=6.1, since=1.0, within=5).over
+    assert not outage.watched([], now=9.0, since=1.0, within=5).tried
+
+
 # -- scenarios ------------------------------------------------------------------------------------------
 
 

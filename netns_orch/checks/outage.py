@@ -59,6 +59,8 @@ class Watched(NamedTuple):
     """None: no packet was lost."""
     which: int
     """The stream that the longest is of."""
+    tried: bool
+    """Whether of each stream something is known that was sent since the command: else nothing is proven."""
 
 
 def watched(
@@ -67,6 +69,7 @@ def watched(
     """How far it is, ``now``; the command that may have caused an outage was done at ``since``.
 
     It is over when every stream was steady for ``SETTLE`` seconds, or an outage is longer than ``within``.
+    A stream may be slow: each of its samples a check that takes its time.
     """
     longest, which, last_end, open_ = None, 0, since, False
     for at, samples in enumerate(streams):
@@ -76,5 +79,12 @@ def watched(
             last_end = max(last_end, one.ended or 0.0)
             open_ = open_ or one.ended is None
     too_long = longest is not None and longest.length(now) > within + (grace if longest.ended is None else 0)
-    steady = not open_ and now - last_end >= SETTLE + grace
-    return Watched(too_long or steady, longest, which)
+    tried = len(streams) > 0 and all(
+        any(_is_known(one, since, now - grace) for one in reversed(samples)) for samples in streams
+    )
+    steady = tried and not open_ and now - last_end >= SETTLE + grace
+    return Watched(too_long or steady, longest, which, tried)
+
+
+def _is_known(sample: Sample, since: float, until: float) -> bool:
+    return sample.sent >= since and (sample.answered is not None or sample.sent <= until)

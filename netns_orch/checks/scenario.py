@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from netns_orch import lab as labs
 from netns_orch.checks import commands, control, kinds, titles
-from netns_orch.checks.bench import Bench, open_bench
+from netns_orch.checks.bench import EXEC_WAIT, Bench, open_bench
 from netns_orch.checks.outage import GRACE, SETTLE, Watched, watched
 from netns_orch.checks.outcome import Result, Verdict
 from netns_orch.checks.run import OnResult, explain, run_check
@@ -36,6 +36,8 @@ _FIRST_PACKETS = 0.1
 _COARSE = 5
 _COMMAND_WAIT = 120.0
 _LOOK = 0.05
+_SLOWEST = 2 * EXEC_WAIT
+"""Seconds after which a check is no longer waited for that has not ended since the command."""
 _PATIENCE = 0.5
 """Seconds that a probe which is no packet of a stream waits for its answer."""
 
@@ -166,10 +168,13 @@ class _Player:
         while True:
             now = watch.now()
             seen = watched(watch.samples(), now, since, within, grace)
-            if seen.over or now > deadline + max(0.0, within):
+            late = now - deadline - within
+            if seen.over or late > (0 if seen.tried else _SLOWEST):
                 break
             time.sleep(_LOOK)
         watch.close()
+        if seen.longest is None and not seen.tried:
+            return "failed", (f"nothing could be tried in the {now - since:.0f} s since the command",), {}
         return self._judge(seen, watch, now, within)
 
     def _judge(

@@ -88,7 +88,7 @@ class Site:
 
     def let_go(self) -> None:
         """In the zygote: the container may come to be."""
-        with suppress(OSError):  # a builder that failed is gone, and has reported why
+        with suppress(ConnectionError):  # a builder that failed is gone, and has reported why
             self.first_end.send(_GO)
 
     def keep_own(self, *others: int) -> None:

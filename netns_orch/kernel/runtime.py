@@ -176,8 +176,14 @@ class Zygote:
     def _send(self, text: str) -> None:
         if self._channel is None:
             raise KernelError("the process that forks containers is not running")
-        with suppress(BrokenPipeError, ConnectionResetError):  # its last words say why
+        try:
             self._channel.sendall(text.encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # its last words say why
+        except OSError as error:
+            self.close()  # half a line may be on its way
+            what = f"can't speak to the process that forks containers: {error.strerror}"
+            raise KernelError(what, errno=error.errno) from error
 
     def _receive(self) -> dict[str, Any]:
         assert self._channel is not None

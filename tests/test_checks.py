@@ -288,6 +288,8 @@ def test_throughput(bench: FakeBench) -> None:
     low = verdict(bench, "throughput: {from: red, to: blue, min: 110mbit}")
     assert low == ("failed", "red -> blue (10.0.0.3): 100 Mbit/s, expected at least 110 Mbit/s")
     assert verdict(bench, "throughput: {from: red, to: blue, max: 90mbit}")[0] == "failed"
+    wanted = verdict(bench, "throughput: {from: red, to: blue, min: 12.5gbit}")[1]
+    assert wanted == "red -> blue (10.0.0.3): 100 Mbit/s, expected at least 12.5 Gbit/s"
     report = '{"end": {"sum_received": {"bits_per_second": 12.5}}}'
     assert (iperf.received(report), iperf.received("{}"), iperf.received("x")) == (12.5, None, None)
 

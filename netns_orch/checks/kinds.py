@@ -534,16 +534,16 @@ def _carried(options: Any, source: str, target: str, bench: Bench) -> Trial:
         return Trial(who, False, said, why=lambda: bench.lost(source, address))
     least, most = options.get("min"), options.get("max")
     figures = {"bits_per_second": rate}
-    said = f"{_mbit(rate)}"
+    said = f"{_speed(rate)}"
     if least is not None and rate < least:
-        return Trial(who, False, f"{said}, expected at least {_mbit(least)}", figures=figures)
+        return Trial(who, False, f"{said}, expected at least {_speed(least)}", figures=figures)
     if most is not None and rate > most:
-        return Trial(who, False, f"{said}, expected at most {_mbit(most)}", figures=figures)
+        return Trial(who, False, f"{said}, expected at most {_speed(most)}", figures=figures)
     return Trial(who, True, said, figures=figures)
 
 
-def _mbit(rate: float) -> str:
-    return f"{rate / 1e6:.4g} Mbit/s"
+def _speed(rate: float) -> str:
+    return f"{rate / 1e9:.4g} Gbit/s" if rate >= 1e9 else f"{rate / 1e6:.4g} Mbit/s"
 
 
 # -- programs ---------------------------------------------------------------------------------------

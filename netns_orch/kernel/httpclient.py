@@ -58,7 +58,10 @@ def _connect(addresses: Sequence[str], port: int, deadline: float) -> socket.soc
 def _secured(plain: socket.socket, host: str) -> ssl.SSLSocket:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context.wrap_socket(plain, server_hostname=host)
+    try:
+        return context.wrap_socket(plain, server_hostname=host)
+    except ssl.SSLError as error:  # whose errno is a number of TLS's own: 1 is no EPERM
+        raise ConnectionError(f"no TLS there: {(error.reason or str(error)).replace('_', ' ')}") from None
 
 
 def _body(answer: http.client.HTTPResponse, sock: socket.socket | None, deadline: float) -> bytes:

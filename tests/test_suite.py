@@ -109,6 +109,7 @@ FAIL = """
   - ping: {from: red, to: 10.9.9.9}
   - ping: {from: red, to: blue, expect: fail}
   - http: {from: red, url: "http://blue:82/"}
+  - http: {from: red, url: "https://blue:80/"}
   - dns: {from: red, name: blue, address: 10.1.3.9}
   - route: {from: red, to: blue, path: [r2, r1]}
   - exec: {in: red, run: "false"}
@@ -133,6 +134,7 @@ def test_every_kind_of_check(netorch: Netorch) -> None:
     assert "r2 drops it" in wrong["udp red -> blue:70"] and "--dport 70" in wrong["udp red -> blue:70"]
     assert "lost at r1: r1 has no route to 10.9.9.9" in wrong["ping red -> 10.9.9.9"]
     assert "nothing there listens on tcp port 82" in wrong["http red -> http://blue:82/"]
+    assert "no tls there: wrong version number" in wrong["http red -> https://blue:80/"]
     assert "it answers, and should not" in wrong["ping red -> blue (fail)"]
     assert "is 10.1.3.2, expected 10.1.3.9" in wrong["dns red: blue"]
     assert "the way is r1 > r2, expected r2 > r1" in wrong["route red -> blue by r2, r1"]
@@ -333,15 +335,19 @@ def test_artefacts_of_a_failure(netorch: Netorch) -> None:
 
 @kernel
 def test_ctrl_c_takes_all_labs_down(netorch: Netorch) -> None:
-    text = PAIR + "checks: [{exec: {in: red, run: sleep 600}}]\n"
-    files = [netorch.write(text, f"{name}.yaml") for name in ("one", "two")]
-    process = netorch.start("test", "-j", "2", *files)
+    text = PAIR + "checks: [{exec: {in: red, run: sleep 600}}, {exec: {in: red, run: sleep 601}}]\n"
+    files = [netorch.write(text, f"{name}.yaml") for name in ("one", "two", "three")]
+    report = netorch.directory / "junit.xml"
+    report.write_text("of another day")
+    process = netorch.start("test", "-j", "2", "--junit", str(report), "--json", *files)
     running = lambda: [row for row in netorch("ls", "--json").json() if row["state"] == "up"]  # noqa: E731
     until(lambda: len(running()) == 2, "two labs that are up", 60)
     os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    said, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, errors
     assert "all labs are taken down" in errors
+    assert junit.read(report) == [(2, 0, 2, 0), (2, 0, 2, 0), (1, 0, 1, 0)]  # the third had not begun
+    assert [file["state"] for file in json.loads(said)["files"]] == ["interrupted"] * 3
     assert netorch("ls", "--json").json() == []
 
 

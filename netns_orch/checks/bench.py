@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from netns_orch import lab as labs
 from netns_orch import views
 from netns_orch.errors import NetorchError
+from netns_orch.kernel.interrupts import Interrupted
 from netns_orch.kernel.probes import Ask, Heard
 from netns_orch.resources import HOST, Address, Container, Qdisc, State
 
@@ -90,6 +91,8 @@ class Bench:
             return self._addresses.get(root, [])
         try:
             return [f"{address}/{128 if ':' in address else 32}" for address in self.prober.addresses(root)]
+        except Interrupted:
+            raise
         except NetorchError:
             return []
 
@@ -212,6 +215,8 @@ class Bench:
         """
         try:
             found = self.lost_at(node, address, send)
+        except Interrupted:
+            raise
         except (NetorchError, OSError) as error:
             return f"where it is lost can't be told: {getattr(error, 'what', error)}"
         if found is None or (otherwise and found.kind == "unknown"):

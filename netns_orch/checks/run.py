@@ -13,6 +13,7 @@ from netns_orch.checks import kinds, titles
 from netns_orch.checks.bench import Bench, open_bench
 from netns_orch.checks.outcome import Result, Trial, judge
 from netns_orch.errors import NetorchError
+from netns_orch.kernel.interrupts import Interrupted
 
 if TYPE_CHECKING:
     from netns_orch.labfile.model import Check, Topology
@@ -60,6 +61,8 @@ def run_check(bench: Bench, check: Check, groups: Mapping[str, Sequence[str]]) -
         bench.forget_names()
         try:
             trials, problem = kinds.trials(check, bench), None
+        except Interrupted:
+            raise
         except NetorchError as error:
             trials, problem = [], error
         left = deadline - time.monotonic()
@@ -102,5 +105,7 @@ def explain(trials: Sequence[Trial]) -> list[Trial]:
 def _explained(trial: Trial) -> Trial:
     try:
         return trial.explained()
+    except Interrupted:
+        raise
     except (NetorchError, OSError):
         return trial  # the lab goes to pieces meanwhile: what was seen is told all the same

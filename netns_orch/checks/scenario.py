@@ -23,6 +23,7 @@ from netns_orch.checks.outage import GRACE, SETTLE, Watched, watched
 from netns_orch.checks.outcome import Result, Verdict
 from netns_orch.checks.run import OnResult, explain, run_check
 from netns_orch.errors import NetorchError
+from netns_orch.kernel.interrupts import Interrupted
 from netns_orch.kernel.probes import Ask
 from netns_orch.kernel.stream import Sample
 
@@ -110,6 +111,8 @@ class _Player:
                 verdict, lines, figures = "passed", (), {}
             else:
                 verdict, lines, figures = self._converges(at, step)
+        except Interrupted:
+            raise
         except NetorchError as error:
             verdict, lines, figures = "failed", (error.what,), {}
         return self._result(step, verdict, time.monotonic() - began, lines, figures)
@@ -273,6 +276,8 @@ class _Watch:
         """Where packets of a stream end now."""
         try:
             trials = kinds.trials(self._of[which], self._bench)
+        except Interrupted:
+            raise
         except NetorchError as error:
             return [error.what]
         return [line for trial in explain(trials) if trial.verdict != "passed" for line in trial.lines()]

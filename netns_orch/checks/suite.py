@@ -373,7 +373,8 @@ def run_files(
 ) -> list[Report]:
     """Test each in a process of its own, ``jobs`` at a time; the reports, in the order of the orders.
 
-    Interrupted, it has all labs taken down before it raises.
+    Interrupted, it has all labs taken down before it raises; ``on_report`` has been told of every file then,
+    also of those whose test had not begun.
     """
     from netns_orch.kernel import crew, hostcommand
 
@@ -389,8 +390,15 @@ def run_files(
             on_result(number, Result.of_json(news["result"]))
 
     told = [json.dumps({"parent": os.getpid(), "order": asdict(order)}).encode() for order in orders]
-    with interruptible(None, "LAB", "all labs are taken down"):
-        ended = crew.run(hostcommand.own_command([WORKER]), told, jobs, take)
+    try:
+        with interruptible(None, "LAB", "all labs are taken down"):
+            ended = crew.run(hostcommand.own_command([WORKER]), told, jobs, take)
+    except Interrupted:
+        for number, order in enumerate(orders):
+            if number not in reports and on_report is not None:
+                errors = ["error: interrupted before its test began"]
+                on_report(number, Report(order.file, order.lab or "", "interrupted", errors=errors))
+        raise
     for number, (order, how) in enumerate(zip(orders, ended, strict=True)):
         if number not in reports:
             why = how.errors.strip() or f"exit code {how.code}"

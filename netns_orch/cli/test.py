@@ -105,13 +105,29 @@ def test(
 
 
 def _tested(orders: Sequence[Order], jobs: int, junit: str | None, *, json: bool) -> int:
+    began = time.monotonic()
+    found: dict[int, Report] = {}
+
+    def tell(code: int | None = None) -> int:
+        reports = [report for _, report in sorted(found.items())]
+        if code is None:
+            code = exit_code(reports)
+        _tell(reports, code, time.monotonic() - began, junit, json=json)
+        return code
+
+    try:
+        _run(orders, jobs, found)
+    except NetorchError as error:  # interrupted: an old report must not stay
+        tell(error.exit_code)
+        raise
+    return tell()
+
+
+def _tell(reports: Sequence[Report], code: int, seconds: float, junit: str | None, *, json: bool) -> None:
     from netns_orch.checks.suite import nothing_proven
 
-    began = time.monotonic()
-    reports = _run(orders, jobs)
-    seconds = time.monotonic() - began
     if json:
-        out_json(_as_json(reports, seconds))
+        out_json(_as_json(reports, code, seconds))
     else:
         _show(reports)
     note(summary(reports, seconds))
@@ -119,7 +135,6 @@ def _tested(orders: Sequence[Order], jobs: int, junit: str | None, *, json: bool
         note(f"error: {why}")
     if junit is not None:
         _write_junit(Path(junit), reports)
-    return exit_code(reports)
 
 
 def _jobs(text: str | None) -> int:
@@ -172,22 +187,21 @@ def _places(files: Sequence[Path], directory: str | None) -> Iterator[str | None
         yield None if directory is None else str(Path(directory) / name)
 
 
-def _run(orders: Sequence[Order], jobs: int) -> list[Report]:
+def _run(orders: Sequence[Order], jobs: int, reports: dict[int, Report]) -> None:
+    """Test all; ``reports`` is filled in, by the number of the order."""
     from netns_orch.checks import suite
-
-    done = 0
 
     with Progress() as progress:
 
         def on_result(number: int, result: Result) -> None:
-            progress(f"{orders[number].file}: {result.name}", done, len(orders))
+            progress(f"{orders[number].file}: {result.name}", len(reports), len(orders))
 
         def on_report(number: int, report: Report) -> None:
-            nonlocal done
-            done += 1
-            progress(f"{report.file}: {report.state}", done, len(orders))
+            reports[number] = report
+            progress(f"{report.file}: {report.state}", len(reports), len(orders))
 
-        return suite.run_files(orders, jobs=jobs, on_result=on_result, on_report=on_report)
+        found = suite.run_files(orders, jobs=jobs, on_result=on_result, on_report=on_report)
+        reports.update(enumerate(found))
 
 
 def _write_junit(path: Path, reports: Sequence[Report]) -> None:
@@ -221,12 +235,12 @@ def exit_code(reports: Sequence[Report]) -> int:
     return EXIT_FAILED if "no checks" in states else EXIT_NOT_BUILT  # nothing at all was proven
 
 
-def _as_json(reports: Sequence[Report], seconds: float) -> dict[str, Any]:
+def _as_json(reports: Sequence[Report], code: int, seconds: float) -> dict[str, Any]:
     from netns_orch.checks.suite import nothing_proven
 
     return {
-        "passed": exit_code(reports) == EXIT_DONE,
-        "exit_code": exit_code(reports),
+        "passed": code == EXIT_DONE,
+        "exit_code": code,
         "problem": nothing_proven(reports) or None,
         "seconds": round(seconds, 3),
         "files": [report.to_json() for report in reports],

@@ -11,6 +11,7 @@ import selectors
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from netns_orch.kernel import syscalls as sc
@@ -38,7 +39,7 @@ def run(
     """Run ``argv`` once for each order, which it reads from stdin; at most ``jobs`` at a time.
 
     ``on_line`` is told each line of stdout, with the number of the order.  Whatever ends this call early is
-    sent on to the workers as SIGTERM, and raised once they have ended.
+    sent on to the workers as SIGTERM, and raised once they have ended; what they say until then is told, too.
     """
     crew = _Crew(argv, orders, on_line)
     try:
@@ -126,8 +127,10 @@ class _Crew:
         for worker in self._working.values():
             worker.process.terminate()
         for worker in list(self._working.values()):
-            while worker.lines() is not None:
-                pass
+            while (lines := worker.lines()) is not None:
+                for line in lines:
+                    with suppress(Exception):  # the others are waited for, whatever becomes of their news
+                        self._on_line(worker.number, line)
             self.ended[worker.number] = worker.end()
         self._working.clear()
 

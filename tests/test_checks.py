@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,9 +19,9 @@ from netns_orch.checks.outcome import Result, Trial, judge
 from netns_orch.checks.run import run_check
 from netns_orch.cli.test import exit_code, summary
 from netns_orch.errors import Where
-from netns_orch.kernel import dnsclient
+from netns_orch.kernel import dnsclient, hostcommand
 from netns_orch.kernel.httpclient import Page
-from netns_orch.kernel.inside import CompletedRun
+from netns_orch.kernel.inside import OUTPUT_LIMIT, CompletedRun
 from netns_orch.kernel.listening import Listener
 from netns_orch.kernel.probe import Answer
 from netns_orch.kernel.prober import Attachment
@@ -501,6 +502,17 @@ def test_of_a_slow_check_one_must_have_been_made_since_the_command(slow: list[Sa
 
 
 # -- scenarios ------------------------------------------------------------------------------------------
+
+
+def test_of_a_command_that_prints_for_ever_the_beginning_is_kept() -> None:
+    tracemalloc.start()
+    try:
+        done = hostcommand.run(["sh", "-c", "yes & yes >&2"], 0.5)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert done.timed_out and done.code == 124
+    assert len(done.output) == len(done.errors) == OUTPUT_LIMIT and most < 8 * OUTPUT_LIMIT
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ Must not: run anything in a container (``enter``).
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 from netns_orch.kernel.inside import OUTPUT_LIMIT, CompletedRun
 
 _TIMED_OUT, _NOT_FOUND, _NOT_EXECUTABLE = 124, 127, 126
+_PIECE = 65536
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
@@ -38,19 +41,44 @@ def run(argv: Sequence[str], timeout: float, directory: str | None = None) -> Co
         code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
         return CompletedRun(code, b"", errors=f"{argv[0]}: {error.strerror}\n".encode())
     with process:
+        output, errors, ended = _Kept(), _Kept(), False
         try:
-            output, errors = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            _kill(process)
-            output, errors = process.communicate()
-            return CompletedRun(_TIMED_OUT, output[:OUTPUT_LIMIT], True, errors[:OUTPUT_LIMIT])
-        except BaseException:
-            _kill(process)
-            raise
-    code = process.returncode
-    return CompletedRun(
-        code if code >= 0 else 128 - code, output[:OUTPUT_LIMIT], errors=errors[:OUTPUT_LIMIT]
-    )
+            ended = _collect(process, output, errors, time.monotonic() + timeout)
+        finally:
+            if not ended:
+                _kill(process)
+    code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return CompletedRun(code if ended else _TIMED_OUT, bytes(output), not ended, bytes(errors))
+
+
+class _Kept(bytearray):
+    """The beginning of what a command prints; the rest is read, so that it can go on, and forgotten."""
+
+    def take(self, piece: bytes) -> None:
+        """Keep of a piece what there is room for."""
+        self += piece[: OUTPUT_LIMIT - len(self)]
+
+
+def _collect(process: subprocess.Popen[bytes], output: _Kept, errors: _Kept, deadline: float) -> bool:
+    """Read until it has ended and nobody has its output open any more; False at the deadline."""
+    assert process.stdout is not None and process.stderr is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, output)
+        selector.register(process.stderr, selectors.EVENT_READ, errors)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            for key, _ in selector.select(left):
+                piece = os.read(key.fd, _PIECE)
+                key.data.take(piece)
+                if not piece:
+                    selector.unregister(key.fileobj)
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 import tracemalloc
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
@@ -19,7 +23,7 @@ from netns_orch.checks.outcome import Result, Trial, judge
 from netns_orch.checks.run import run_check
 from netns_orch.cli.test import exit_code, summary
 from netns_orch.errors import Where
-from netns_orch.kernel import dnsclient, hostcommand
+from netns_orch.kernel import dnsclient, hostcommand, httpclient
 from netns_orch.kernel.httpclient import Page
 from netns_orch.kernel.inside import OUTPUT_LIMIT, CompletedRun
 from netns_orch.kernel.listening import Listener
@@ -446,6 +450,32 @@ def test_hosts_and_resolv_conf() -> None:
     assert conf.candidates("x.y") == ["x.y.a.", "x.y.b.", "x.y."]
     assert conf.candidates("x.y.z") == ["x.y.z.", "x.y.z.a.", "x.y.z.b."]
     assert conf.candidates("x.") == ["x."]
+
+
+def test_a_page_that_comes_byte_by_byte_has_a_deadline() -> None:
+    def drip(server: socket.socket, parts: Sequence[bytes]) -> None:
+        with server, server.accept()[0] as client, suppress(OSError):
+            client.recv(9999)
+            for part in parts:
+                client.sendall(part)
+                over.wait(0.02)
+
+    over = threading.Event()
+    for parts, said in (
+        ([b"HTTP/1.0 404 No\r\n\r\n", b"bo", b"dy"], (404, b"body")),
+        ([b"x"] * 500, None),
+        ([b"HTTP/1.1 200 OK\r\n", *[b"a: b\r\n"] * 500], None),
+    ):
+        server = socket.create_server(("127.0.0.1", 0))
+        thread = threading.Thread(target=drip, args=(server, parts))
+        thread.start()
+        began = time.monotonic()
+        try:
+            page = httpclient.get(["127.0.0.1"], server.getsockname()[1], "x", "/", 0.3)
+            assert (page.status, page.body) == said
+        except TimeoutError:
+            assert said is None and time.monotonic() - began < 5
+        thread.join()
 
 
 # -- outages --------------------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ a lab makes its own.  Must not: look up names, or judge the answer.
 from __future__ import annotations
 
 import http.client
+import io
 import socket
 import ssl
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 _LIMIT = 4 << 20
 """Bytes of a body that are read."""
@@ -31,18 +33,19 @@ def get(addresses: Sequence[str], port: int, host: str, path: str, timeout: floa
     OSError where none does, or the answer takes longer than ``timeout`` seconds or is none of HTTP.
     """
     deadline = time.monotonic() + timeout
-    connection = http.client.HTTPConnection(host)
-    connection.sock = _connect(addresses, port, deadline)
-    try:
+    with ExitStack() as open_now:
+        sock = open_now.enter_context(_connect(addresses, port, deadline))
         if tls:
-            connection.sock = _secured(connection.sock, host)
-        connection.request("GET", path, headers={"User-Agent": "netorch", "Connection": "close"})
-        answer = connection.getresponse()
-        return Page(answer.status, answer.reason, _body(answer, connection.sock, deadline))
-    except http.client.HTTPException as error:
-        raise ConnectionError(f"no answer of HTTP: {str(error) or type(error).__name__}") from None
-    finally:
-        connection.close()
+            sock = open_now.enter_context(_secured(sock, host))
+        connection = http.client.HTTPConnection(host)
+        connection.sock = _Timed(sock, deadline)
+        try:
+            connection.request("GET", path, headers={"User-Agent": "netorch", "Connection": "close"})
+            answer = connection.getresponse()
+            return Page(answer.status, answer.reason, _body(answer))
+        except http.client.HTTPException as error:
+            said = str(error).strip() or type(error).__name__
+            raise ConnectionError(f"no answer of HTTP: {said}") from None
 
 
 def _connect(addresses: Sequence[str], port: int, deadline: float) -> socket.socket:
@@ -64,16 +67,42 @@ def _secured(plain: socket.socket, host: str) -> ssl.SSLSocket:
         raise ConnectionError(f"no TLS there: {(error.reason or str(error)).replace('_', ' ')}") from None
 
 
-def _body(answer: http.client.HTTPResponse, sock: socket.socket | None, deadline: float) -> bytes:
+class _Timed:
+    """A socket as http.client uses one; whoever made it closes it."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self.sendall = sock.sendall
+        self._reading = _Reading(sock, deadline)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What the answer is read from."""
+        assert mode == "rb"
+        return io.BufferedReader(self._reading)
+
+    def close(self) -> None:
+        """Asked for when the answer has begun, which is read on."""
+
+
+class _Reading(io.RawIOBase):
+    """Each read ends at the deadline, however often a byte comes: OSError."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._socket, self._deadline = sock, deadline
+
+    def readable(self) -> bool:
+        """As io wants to know."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As io reads."""
+        self._socket.settimeout(_left(self._deadline))
+        return self._socket.recv_into(buffer)
+
+
+def _body(answer: http.client.HTTPResponse) -> bytes:
     body = b""
-    while len(body) < _LIMIT:
-        if sock is not None and sock.fileno() >= 0:
-            sock.settimeout(_left(deadline))
-        piece = answer.read1(65536)
-        if not piece:
-            break
+    while len(body) < _LIMIT and (piece := answer.read1(65536)):
         body += piece
-        _left(deadline)
     return body
 
 

@@ -144,6 +144,10 @@ def test_a_lab_in_the_hands_of_a_program() -> None:
         assert [node.name for node in lab] == ["red", "blue"]
         assert red.addresses == ["10.0.0.2/24"]
         assert red.check(["ping", "-c1", "-W5", "blue"]).startswith("PING")
+        assert (proven := lab.check(ping={"from": "red", "to": "blue"})).ok
+        assert proven.where is not None and proven.where.file == __file__  # where it was asked, as in errors:
+        with pytest.raises(netorch.LabFileError, match=r"test_api\.py:\d+:1  checks\[0\]\.pnig"):
+            lab.check(pnig={"from": "red", "to": "blue"})
         assert red.check("echo $((6 * 7)); cat", input="in\n") == "42\nin"
         done = red.run("echo out; echo err >&2; exit 7", environment={"A": "b"}, working_dir="/tmp")
         assert done == (7, "out\n", "err\n")

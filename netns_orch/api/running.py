@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,16 +172,17 @@ class Lab:
         """
         from netns_orch import checks
 
-        model = self._with_check(keys)
+        said = self._with_check(keys)
+        model = said.model()
         (result,) = rootless.call(self.name, checks.run_checks, self.name, model, model.checks)
-        return result
+        return replace(result, where=said.place(result.where))
 
     def reach(self, a: str, b: str, *, within: str | None = None) -> bool:
         """Whether each of ``a`` pings each of ``b`` (containers, scaled names, addresses)."""
         keys = {"reach": {"from": [a], "to": [b]}, **({"within": within} if within else {})}
         return self.check(**keys).ok
 
-    def _with_check(self, keys: Mapping[str, Any]) -> Model:
+    def _with_check(self, keys: Mapping[str, Any]) -> Topology:
         """A topology of the lab's names, with one check: what is said is read as in a file."""
         said = Topology(self.name)
         groups = rootless.call(self.name, labs.groups, self.name)
@@ -191,7 +193,7 @@ class Lab:
             if row["name"] not in scaled:
                 said.container(row["name"])
         said.check(**keys)
-        return said.model()
+        return said
 
     # -- what it says of itself --------------------------------------------------------------------
 

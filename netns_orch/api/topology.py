@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from netns_orch.labfile.model import Topology as Model
 
 _SURROGATES = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+_HERE = __file__.rpartition("/")[0] + "/"
 Words = str | Sequence[str]
 """A string for a shell, or a list of words."""
 OneOrMore = str | Sequence[str]
@@ -229,12 +230,13 @@ class Topology:
 
     def placed(self, error: NetorchError) -> NetorchError:
         """The error, with lines of code for lines of the text."""
-        error.where = self._place(error.where)
+        error.where = self.place(error.where)
         for problem in error.problems if isinstance(error, LabFileError) else ():
-            problem.where = self._place(problem.where)
+            problem.where = self.place(problem.where)
         return error
 
-    def _place(self, where: Where | None) -> Where | None:
+    def place(self, where: Where | None) -> Where | None:
+        """The line of code for a line of the text."""
         lines = [said for _, said in self._lines()]
         if where is None or where.file != self._made.file or not 0 < where.line <= len(lines):
             return where
@@ -278,9 +280,9 @@ def _text(value: Any) -> str:
 
 
 def _said(value: Any) -> _Said:
-    """With the line of code outside of this file that is being run."""
+    """With the line of code outside of this package that is being run."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
         frame = frame.f_back
     return _Said(value, frame.f_code.co_filename, frame.f_lineno)
 

@@ -178,8 +178,16 @@ class Builder:
         rootnote.write(self.directory, self.store)
 
     def enter(self) -> None:
-        """Change the root; nothing of the old one stays reachable."""
+        """Change the root; nothing of the old one stays reachable.
+
+        Where netorch itself runs in a chroot, its root is not that of the mount namespace, in which `exec`
+        would find itself, and to which a process could climb out of a chroot(2) of its own.  To enter one's
+        own namespace (setns(2)) moves to its topmost root, which is then the one that is changed.
+        """
         self.doing = "change the root"
+        here = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        sc.setns(here, sc.CLONE_NEWNS)
+        os.close(here)
         os.fchdir(self.root)
         sc.pivot_root(".", ".")
         sc.umount2(".", sc.MNT_DETACH)

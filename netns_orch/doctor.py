@@ -172,8 +172,8 @@ def _host(health: Health) -> Iterator[Finding]:
         yield Finding("host", "br-netfilter", "note", "br_netfilter is on", means)
     if health.sysctls.get("net.ipv6.conf.default.disable_ipv6") == "1":
         setting = "net.ipv6.conf.default.disable_ipv6"
-        means = "new interfaces of this host take no IPv6 address"
-        yield Finding("host", "ipv6-disabled", "note", f"{setting} is 1", means, f"sysctl -w {setting}=0")
+        means = "the host's new interfaces have no IPv6; labs switch it on for those of theirs that need it"
+        yield Finding("host", "ipv6-disabled", "note", f"{setting} is 1", means)
     thresh = health.sysctls.get("net.ipv4.neigh.default.gc_thresh3", "")
     if thresh.isdecimal() and int(thresh) < 4096:
         yield Finding(
@@ -247,7 +247,8 @@ def _kernel(health: Health) -> Iterator[Finding]:
         yield Finding("kernel", "seccomp", "missing", "no", means, "a kernel with CONFIG_SECCOMP_FILTER")
     for name, use in _LINKS.items():
         there = name in health.features
-        mend = "" if there else HOW_TO.get(name, f"the kernel module {name} is missing (`modprobe {name}`)")
+        how_to = HOW_TO.get("nft" if name == "nft-nat" and "nft" not in health.programs else name)
+        mend = "" if there else how_to or f"the kernel module {name} is missing (`modprobe {name}`)"
         yield Finding(
             "kernel",
             name,

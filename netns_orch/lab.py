@@ -126,13 +126,7 @@ def desired(topology: Topology) -> State:
 def _resolve(wiring: Wiring, kernel: LabKernel, facts: HostFacts) -> State:
     from netns_orch.resolve import resolve
 
-    return resolve(
-        wiring,
-        id=kernel.id,
-        upstream_dns=facts.upstream_dns,
-        paths=facts.paths,
-        bridge_netfilter=facts.bridge_netfilter,
-    )
+    return resolve(wiring, id=kernel.id, host=facts)
 
 
 def up(

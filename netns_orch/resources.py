@@ -817,6 +817,10 @@ class HostFacts:
     """Who has the ports that the lab wants to publish, those that it publishes already left out."""
     bridge_netfilter: bool = False
     """Whether br_netfilter hands the frames of bridges to the host's firewall, where that matters."""
+    nft: bool = True
+    """Whether the program is installed; without it there is no table for bridges without an address."""
+    ipv6: bool = True
+    """Whether this kernel does IPv6 at all."""
     upstream_dns: tuple[str, ...] = ()
     paths: tuple[HostPath, ...] = ()
     """Of the paths that were asked about."""

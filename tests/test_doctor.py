@@ -91,7 +91,7 @@ def test_each_feature_that_a_lab_file_can_ask_for_is_shown_when_it_is_missing(fe
             replace(GOOD, sysctls={"net.ipv6.conf.default.disable_ipv6": "1"}),
             "ipv6-disabled",
             "note",
-            "sysctl -w",
+            "of theirs",
         ),
         (
             replace(GOOD, sysctls={"kernel.apparmor_restrict_unprivileged_userns": "1"}),

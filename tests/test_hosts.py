@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +15,7 @@ from support import engines, outside
 from support.engines import GUEST_PORT, Engine
 from support.nodes import Node, bridge, node, reaches
 from support.outer import TestHost, run
-from support.runner import Netorch
+from support.runner import ROOT, Netorch
 from support.waiting import until
 
 from netns_orch.kernel import foreign, nftables
@@ -315,3 +317,125 @@ def test_what_is_no_drop(stack: ExitStack) -> None:
 
     assert "of br9, br2 may not pass" in dropped("br1", "br9", "br2")[0]
     assert dropped("br1") == []
+
+
+# -- hosts of other kinds ------------------------------------------------------------------------
+
+PLAIN = """
+name: plain
+bridges: {sw: }
+containers: {red: , blue: }
+links: [[red: 10.74.0.1/30, blue: 10.74.0.2/30], [red: 10.75.0.1/24, sw], [blue: 10.75.0.2/24, sw]]
+"""
+PROGRAMS = (
+    "nft",
+    *(f"{name}{suffix}" for name in ("iptables", "ip6tables") for suffix in ("", "-nft", "-legacy")),
+)
+
+
+@pytest.fixture
+def no_firewall_programs(stack: ExitStack) -> None:
+    """A host where neither nft nor any iptables is installed: nothing of that name can be run."""
+    suffixes = ("", "-save", "-restore")
+    for directory in ("/usr/local/sbin", "/usr/sbin", "/usr/bin"):
+        for path in (Path(directory, f"{name}{suffix}") for name in PROGRAMS for suffix in suffixes):
+            if path.exists() and not path.is_mount():
+                run("mount", "--bind", "/dev/null", str(path))
+                stack.callback(run, "umount", "-l", str(path))
+
+
+def test_without_nft_and_iptables(netorch: Netorch, no_firewall_programs: None) -> None:
+    with netorch.lab(PLAIN):
+        with contextlib.closing(Node("/run/netns/plain.red")) as red:
+            assert red.run("ping", "-c1", "-W2", "10.74.0.2") and red.run("ping", "-c1", "-W2", "10.75.0.2")
+        assert netorch("status", "plain", "--json").json()["drift"] == []
+        # Without a table nothing but this keeps the host, which forwards, from being a router in the lab.
+        for family in ("ipv4", "ipv6"):
+            assert Path(f"/proc/sys/net/{family}/conf/plain-sw/forwarding").read_text() == "0\n"
+    for lab, package in (
+        ("bridges: {br0: 10.74.1.1/24}\ncontainers: {red: }\nlinks: [[red, br0]]", "nftables"),
+        ("containers: {red: {iptables: [-A INPUT -j DROP]}}", "iptables"),
+        ("containers: {red: {nftables: 'table inet t { }'}}", "nftables"),
+        (PLAIN + "host: {iptables: [-A FORWARD -j DROP]}", "nftables"),
+    ):
+        said = netorch("up", netorch.write(lab), code=2).stderr
+        assert f"apt-get install {package}" in said and "lab.yaml:" in said
+
+
+def test_ipv6_switched_off(netorch: Netorch, stack: ExitStack) -> None:
+    default = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+    stack.callback(default.write_text, "0")
+    default.write_text("1")
+    lab = """
+name: six
+bridges: {br0: {address: [10.76.0.1/24, "fd00:76::1/64"]}, br1: 10.77.0.1/24}
+containers: {red: , blue: }
+links: [[red, br0], [blue, br0], [blue, br1]]
+"""
+    with netorch.lab(lab):
+        with contextlib.closing(Node("/run/netns/six.red")) as red:
+            assert red.run("ping", "-6", "-c1", "-W2", "fd00:76::3") and red.run("ping", "-c1", "fd00:76::1")
+        assert netorch("status", "six", "--json").json()["drift"] == []
+        assert Path("/proc/sys/net/ipv6/conf/six-br1/disable_ipv6").read_text() == "1\n"
+
+
+ROOTS = {
+    "overlay": """
+        mount -t tmpfs none /mnt; mkdir /mnt/upper /mnt/work /mnt/root
+        mount -t overlay none -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
+        for d in proc sys dev run tmp; do mount --rbind /$d /mnt/root/$d; done
+        cd /mnt/root; pivot_root . mnt; umount -l /mnt""",
+    "read-only": """
+        mount --rbind / /mnt; cd /mnt; pivot_root . mnt; umount -l /mnt
+        mount -o remount,ro,bind /""",
+    "chroot": "mount --rbind / /mnt",
+    "/run on disk": 'mount --bind "$PLACE" /run',
+    "small /run": "mount -t tmpfs -o size=64k none /run",
+}
+
+
+CLIMB = """
+import os, sys
+os.mkdir("/below")
+os.chroot("/below")
+for _ in range(64):
+    os.chdir("..")
+print("the root of red" if os.path.exists("etc/made") else os.listdir("."))
+"""
+"""Out of a chroot to the root of the mount namespace, as root with CAP_SYS_CHROOT may."""
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+def test_a_root_of_any_kind(netorch: Netorch, kind: str) -> None:
+    """A mount namespace stands for such a host: all that is done there is done by one script."""
+    netorch.write("containers: {red: , blue: {read_only: true}}\nlinks: [[red, blue]]")
+    place = netorch.directory / "place"
+    place.mkdir()
+    words, python, directory = " ".join(netorch.argv()), os.path.realpath(sys.executable), netorch.directory
+    script = f"""
+        {ROOTS[kind]}
+        cd {directory}
+        {words} up || exit 7
+        trap "{words} down" EXIT
+        {words} exec red sh -c 'touch /usr/made /etc/made && echo made'
+        {words} exec red {python} -c '{CLIMB}'
+        {words} exec blue touch /usr/made || echo refused
+        test ! -e /usr/made; {words} status; {words} down; ls /run/netorch 2>/dev/null || echo nothing left
+    """
+    shell = ["sh", "-ec"]
+    if kind == "chroot":
+        script = script.replace(ROOTS[kind], "")
+        shell = ["sh", "-ec", f'{ROOTS[kind]}; exec chroot /mnt sh -ec "$0"']
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", *shell, script],
+        capture_output=True,
+        text=True,
+        env={**netorch.environment, "PLACE": str(place), "PYTHONPATH": str(ROOT)},
+    )
+    if kind == "small /run":
+        assert done.returncode == 7 and "No space left" in done.stderr and "size=" in done.stderr, done
+        return
+    assert done.returncode == 0, done
+    lines = done.stdout.splitlines()
+    assert lines[:3] == ["made", "the root of red", "refused"], done
+    assert "as it should be" in done.stdout and lines[-1] == "nothing left", done

@@ -40,6 +40,7 @@ from netns_orch.resources import (
     Cable,
     CableEnd,
     Cgroup,
+    HostFacts,
     HostPath,
     HostPort,
     HostsFile,
@@ -443,7 +444,7 @@ def layers(*containers: Any, **kinds: str) -> list[Layer]:
     """The layers of a lab; ``kinds`` is what lies at /a, /b ..., and its stamp."""
     paths = [HostPath(f"/{name}", *kind.split()) for name, kind in kinds.items()]
     topology = lab(**{f"c{number}": spec for number, spec in enumerate(containers)})
-    return resolve(graph.wire(topology), id="1", paths=paths).of(Layer)
+    return resolve(graph.wire(topology), id="1", host=HostFacts(paths=tuple(paths))).of(Layer)
 
 
 def test_layers_are_shared_and_change_with_their_source() -> None:
@@ -501,7 +502,7 @@ def test_limits() -> None:
 
 def test_generated_files() -> None:
     topology = red_blue(red=box(dns=["1.1.1.1"], dns_search=["lab"]), green=box(dns_search=["lab"]))
-    made = resolve(graph.wire(topology), id=ID, upstream_dns=["9.9.9.9", "8.8.8.8"])
+    made = resolve(graph.wire(topology), id=ID, host=HostFacts(upstream_dns=("9.9.9.9", "8.8.8.8")))
     found = {file.container: file for file in made.of(HostsFile)}
     assert {name: file.resolv_conf for name, file in found.items()} == {
         "red": "search lab\nnameserver 1.1.1.1\n",

@@ -74,6 +74,8 @@ def host_facts(
         port_holders=portholders.port_holders(ports, lab, id) if ports else (),
         bridge_netfilter=bool(ports) and portholders.bridge_netfilter(),
         features=features(frozenset(want)),
+        nft=netfilter.find_program("nft") is not None,
+        ipv6=_has_ipv6(),
         upstream_dns=upstream_dns(),
         capacity=capacity.capacity(),
         containers=containers,

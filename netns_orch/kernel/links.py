@@ -36,7 +36,7 @@ _LISTENING, _LEARNING = 1, 2
 ABSENT = frozenset((errno.ENODEV,))
 _HINTS = {
     errno.EPERM: "netorch must run as root",
-    errno.EACCES: "netorch must run as root",
+    errno.EACCES: "IPv6 is switched off on the interface: sysctl net.ipv6.conf.INTERFACE.disable_ipv6",
     errno.ENETUNREACH: "a gateway must be in a subnet of one of the container's interfaces",
     errno.EHOSTUNREACH: "a gateway must be in a subnet of one of the container's interfaces",
     errno.ENETDOWN: "the interface is down",

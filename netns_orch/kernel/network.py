@@ -202,6 +202,8 @@ class _Work:
                 interfaces.change_interface(visit, channel, before, after)
         _write_sysctls((s for s in work.sysctls if _of_interface(s)), self.record)
         for address in work.addresses:
+            if name == HOST and ":" in address.cidr:
+                _allow_ipv6(address)
             batch.add(
                 ipmessages.add_address(address, index_of(channel, address.ifname, address)), address, "add"
             )
@@ -388,6 +390,16 @@ def _of_interface(sysctl: Sysctl) -> bool:
     """Whether it belongs to one interface, and so needs it."""
     parts = sysctl.name.split(".")
     return len(parts) > 3 and parts[2] in ("conf", "neigh") and parts[3] not in ("all", "default")
+
+
+def _allow_ipv6(address: Address) -> None:
+    """On an interface of ours on the host, whatever the host's default for new ones says; it goes with it."""
+    name = f"net.ipv6.conf.{address.ifname.replace('.', '/')}.disable_ipv6"
+    try:
+        if read_sysctl(name) == "1":
+            write_sysctl(name, "0")
+    except FileNotFoundError:
+        return  # no IPv6 in this kernel: the address is refused, and that says so
 
 
 def _write_sysctls(sysctls: Iterable[Sysctl], record: MutableMapping[str, Any]) -> None:

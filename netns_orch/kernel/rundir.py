@@ -9,6 +9,7 @@ socket(7)).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -356,7 +357,9 @@ def replace_file(path: str, content: str | bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             os.unlink(temporary)
-        raise KernelError(f"{path}: {error.strerror}", errno=error.errno) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) and path.startswith("/run/")
+        hint = "/run is full: make room there, or   mount -o remount,size=256m /run" if full else None
+        raise KernelError(f"{path}: {error.strerror}", errno=error.errno, hint=hint) from error
 
 
 def lab_directories(id: str | None = None) -> list[LabDirectory]:

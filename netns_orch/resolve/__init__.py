@@ -9,45 +9,41 @@ of cable ends on the host.  Must not: choose addresses or routes (``graph`` did)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import chain
 
 from netns_orch.graph import Wiring
-from netns_orch.resolve import containers, host, network
+from netns_orch.resolve import containers, network
+from netns_orch.resolve import host as place
 from netns_orch.resolve.host import published_ports
-from netns_orch.resources import HostPath, State
+from netns_orch.resources import HostFacts, State
 
 __all__ = ["published_ports", "resolve"]
 
 
-def resolve(
-    wiring: Wiring,
-    *,
-    id: str,
-    upstream_dns: Sequence[str] = (),
-    paths: Sequence[HostPath] = (),
-    bridge_netfilter: bool = False,
-) -> State:
+_ANY_HOST = HostFacts()
+
+
+def resolve(wiring: Wiring, *, id: str, host: HostFacts = _ANY_HOST) -> State:
     """All that should be, in build order.
 
-    ``id`` is the lab's, ``upstream_dns`` the host's real servers, ``paths`` what lies where roots come from;
-    ``bridge_netfilter``: the host's firewall sees the frames of bridges.
+    ``id`` is the lab's; of ``host`` count its name servers, what lies where roots come from, whether its
+    firewall sees the frames of bridges, and what its kernel and its programs can do.
     """
-    sources = {path.path: path for path in paths}
+    sources = {path.path: path for path in host.paths}
     names = network.HostNames(wiring, id)
     return State(
         chain(
-            host.table(wiring),
-            host.published_ports(wiring),
-            host.sysctls(wiring),
+            place.table(wiring, host),
+            place.published_ports(wiring),
+            place.sysctls(wiring, host),
             containers.layers(wiring, sources),
             containers.cgroups(wiring),
             containers.containers(wiring, sources),
-            containers.hosts_files(wiring, upstream_dns),
+            containers.hosts_files(wiring, host.upstream_dns),
             containers.netns_names(wiring),
-            host.bridges(wiring),
-            host.ports(wiring),
-            network.cables(wiring, names, bridge_netfilter=bridge_netfilter),
+            place.bridges(wiring),
+            place.ports(wiring),
+            network.cables(wiring, names, bridge_netfilter=host.bridge_netfilter),
             network.virtual_interfaces(wiring),
             network.addresses(wiring),
             network.sysctls(wiring),

@@ -17,6 +17,7 @@ from netns_orch.labfile import model
 from netns_orch.resources import (
     UPLINK,
     Bridge,
+    HostFacts,
     HostPort,
     HostSysctl,
     HostTable,
@@ -41,11 +42,11 @@ def real_names(wiring: Wiring) -> dict[str, str]:
     return {bridge.name: bridge.ifname for bridge in wiring.bridges.values()}
 
 
-def table(wiring: Wiring) -> Iterator[HostTable]:
+def table(wiring: Wiring, facts: HostFacts) -> Iterator[HostTable]:
     """The lab's nft table on the host, where it has a bridge or a rule."""
     host = wiring.topology.host
     typed = [*_typed(4, host.iptables), *_typed(6, host.ip6tables)]
-    if not wiring.bridges and not typed:
+    if (not wiring.bridges and not typed) or _without_table(wiring, facts):
         return
     names = real_names(wiring)
     bridges = wiring.bridges.values()
@@ -57,6 +58,13 @@ def table(wiring: Wiring) -> Iterator[HostTable]:
         rule_places=tuple(where for _, _, where in typed),
         where=host.where or next((bridge.where for bridge in bridges), None),
     )
+
+
+def _without_table(wiring: Wiring, facts: HostFacts) -> bool:
+    """Whether sysctls do for a host without nft: where it has nothing to forward, and no rules to keep."""
+    host = wiring.topology.host
+    plain = not any(bridge.addresses for bridge in wiring.bridges.values())
+    return not facts.nft and plain and not (host.iptables or host.ip6tables or wiring.published)
 
 
 def _typed(family: int, firewall: model.Firewall) -> Iterator[tuple[int, str, Where | None]]:
@@ -109,7 +117,7 @@ def _follows_option(words: list[str], at: int) -> bool:
     return before in INTERFACE_OPTIONS
 
 
-def sysctls(wiring: Wiring) -> Iterator[HostSysctl]:
+def sysctls(wiring: Wiring, facts: HostFacts) -> Iterator[HostSysctl]:
     """Forwarding where a bridge needs it, and ``host.sysctls``; what the file says wins."""
     host = wiring.topology.host
     said = {_real_sysctl(name, real_names(wiring)): (name, value) for name, value in host.sysctls.items()}
@@ -117,7 +125,8 @@ def sysctls(wiring: Wiring) -> Iterator[HostSysctl]:
         where = _forwarding(wiring, family)
         if where is not None and name not in said:
             yield HostSysctl(name=name, value="1", where=where[0])
-    yield from (sysctl for sysctl in _from_loopback(wiring) if sysctl.name not in said)
+    own = [*_from_loopback(wiring), *_closed(wiring, facts)]
+    yield from (sysctl for sysctl in own if sysctl.name not in said)
     for real, (name, value) in said.items():
         where_said = host.marks.get(f"sysctls.{name}") or place(host, "sysctls")
         yield HostSysctl(name=real, value=value, where=where_said)
@@ -151,6 +160,14 @@ def _from_loopback(wiring: Wiring) -> Iterator[HostSysctl]:
     for port in wiring.published:
         if port.family == 4 and (port.address is None or port.loopback):
             yield route_localnet(port.bridge.ifname, port.spec.where)
+
+
+def _closed(wiring: Wiring, facts: HostFacts) -> Iterator[HostSysctl]:
+    """The host forwards nothing that comes from a plain switch: else the table sees to that."""
+    for bridge in wiring.bridges.values() if _without_table(wiring, facts) else ():
+        for family in ("ipv4", "ipv6") if facts.ipv6 else ("ipv4",):
+            name = f"net.{family}.conf.{bridge.ifname.replace('.', '/')}.forwarding"
+            yield HostSysctl(name=name, value="0", where=bridge.where)
 
 
 def _forwarding(wiring: Wiring, family: int) -> tuple[Where | None] | None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from netns_orch.capabilities import CAPABILITIES, DEFAULT_CAPABILITIES, capabilities, mask
 from netns_orch.errors import KernelError, NetorchError, UsageError
-from netns_orch.kernel import confine, devicefilter, keyring, seccomp
+from netns_orch.kernel import confine, devicefilter, keyring, seccomp, syscalls
 
 kernel = pytest.mark.kernel
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -189,6 +189,15 @@ class TestNumbers:
                 assert theirs == number, name
                 agreed += 1
         assert agreed > 290
+
+    def test_of_the_calls_that_netorch_makes_itself(self, machine: str) -> None:
+        table = syscalls._MACHINES[machine]
+        assert all(table.keys() == other.keys() for other in syscalls._MACHINES.values())
+        known = seccomp.system_calls(machine)
+        assert {name: known[name] for name in table} == table
+        assert {name: known[name] for name in syscalls._EVERYWHERE} == syscalls._EVERYWHERE
+        assert devicefilter._BPF_NUMBERS[machine] == known["bpf"]
+        assert set(syscalls._MACHINES) == set(seccomp._MACHINES) == set(devicefilter._BPF_NUMBERS)
 
 
 def _resolve(pyseccomp: Any, arch: Any, name: str) -> int | None:

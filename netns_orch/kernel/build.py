@@ -8,9 +8,10 @@ its memory, which it shares with the process that it was forked from, and is all
 
 One builder makes several containers, one after the other: it enters the namespaces of each but that for
 processes, where nobody sees it, and goes home again.  /proc it gets from the first process, for only inside
-can it be mounted.  Where the container has a user namespace there is no way home, so that it has a builder of
-its own, which is in its pid namespace, too.  The mounts are handed to it as a copy, in which nothing that
-covers or restricts something can be taken away (locked mounts, mount_namespaces(7)).
+can it be mounted.  Where the container has a user namespace there is no way home, and where much is written
+that is to count as the container's memory: those have a builder of their own, in their cgroup and their pid
+namespace.  With a user namespace the mounts are handed to it as a copy, in which nothing that covers or
+restricts something can be taken away (locked mounts, mount_namespaces(7)).
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class LabKernel:
         """
         from netns_orch.kernel import facts
 
-        there = len(self._made())
+        there = sum(map(self._is_ours, self._made()))
         return facts.host_facts(self.name, self.id, want=want, ports=ports, containers=there)
 
     def paths(self, wanted: Iterable[str]) -> tuple[HostPath, ...]:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _AT_ONCE, _BATCH = 48, 24
 """How many containers are being built at a time, at most, and how many are begun together."""
 
+_FEW_BYTES = 1 << 16
+
 
 def host_facts(inherited: list[int]) -> dict[str, Any]:
     """What every container is made from, read once.
@@ -93,7 +95,8 @@ class Building:
         """A descriptor of its v2 cgroup."""
         self.make_first: sc.Clone | None = None
         """The system call that makes its first process, where a single one does."""
-        self.user_namespace: bool = order["first_id"] is not None
+        self.alone = order["first_id"] is not None or _writes_much(order["spec"])
+        """Whether it has a builder of its own: one that can't go home, or whose memory is the container's."""
 
     def open(self, host: dict[str, Any]) -> None:
         """Everything that can be done before the clones."""
@@ -203,9 +206,9 @@ class Zygote:
         cloned = [
             item for item in self._clone(prepared) if item.first or self._try(item, self._clone_by_steps)
         ]
-        alone = [item for item in cloned if item.user_namespace and self._try(item, self._fork_builder)]
+        alone = [item for item in cloned if item.alone and self._try(item, self._fork_builder)]
         self._go_home()
-        shared = self._fork_builders([item for item in cloned if not item.user_namespace])
+        shared = self._fork_builders([item for item in cloned if not item.alone])
         for item in (*shared, *alone):
             self._try(item, self._begin)
 
@@ -219,6 +222,8 @@ class Zygote:
 
     def _failed(self, item: Building, error: OSError) -> None:
         item.give_up()
+        if item.pid:
+            _forget(item.order)
         item.close()
         message = {"errno": error.errno, "what": f"{item.doing} ({error.strerror})"}
         if item.site is not None:
@@ -239,10 +244,10 @@ class Zygote:
         this process, and kept once more by the container.
         """
         items = [item for item in batch if item.make_first]
-        calls = [(item.site, item.procs, item.make_first.arguments) for item in items if item.make_first]
+        calls = [(i.site, i.procs, i.make_first.arguments, not i.alone) for i in items if i.make_first]
         made: list[int | OSError] = []
         clone3, write, note = sc.Clone.call, os.write, made.append
-        for site, procs, arguments in calls:
+        for site, procs, arguments, shared_builder in calls:
             try:
                 for descriptor in procs:  # on v1 a child is born where its parent is
                     write(descriptor, b"0")
@@ -251,7 +256,7 @@ class Zygote:
                 continue
             pid = clone3(*arguments)
             if not pid and site:
-                build.become_first(site, True)
+                build.become_first(site, shared_builder)
             note(pid if pid > 0 else sc.Clone.failure())
         for item, result in zip(items, made, strict=True):
             if isinstance(result, OSError):
@@ -266,11 +271,11 @@ class Zygote:
         item.doing = "make its process"
         first = item.make_first_by_steps()
         if not first.pid:
-            build.become_first(item.site, not item.user_namespace)
+            build.become_first(item.site, not item.alone)
         item.first = first
 
     def _fork_builder(self, item: Building) -> None:
-        """One with a user namespace has a builder of its own, in its pid namespace."""
+        """A builder of its own, in its cgroup and its pid namespace."""
         assert item.site is not None and item.first is not None
         item.doing = "make its builder"
         item.enter()
@@ -344,6 +349,12 @@ class Zygote:
         for directory in self.homes:
             sc.write_file(f"{directory}/cgroup.procs", b"0")
         self.homes = []
+
+
+def _writes_much(spec: dict[str, Any]) -> bool:
+    """Whether building it writes more than some pages: that counts as the container's memory."""
+    copies = any(mount["kind"] == "volume" for mount in spec["mounts"])
+    return copies or sum(map(len, spec["files"].values())) > _FEW_BYTES
 
 
 def _record(order: dict[str, Any], first: clone.First) -> tuple[int, int]:

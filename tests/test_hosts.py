@@ -91,6 +91,7 @@ def lab_works(beyond: Node, *guests: tuple[Engine, Node]) -> None:
         for engine, guest in guests:
             # podman guards nothing: its guests are reached by whoever has a route.
             assert reaches(red, guest, engine.guest, GUEST_PORT + 1) is (engine is engines.PODMAN)
+            assert answers(red, guest, engine.guest, engine.port), "a published port is for containers, too"
 
 
 Drift = list[dict[str, object]]
@@ -160,6 +161,8 @@ def test_side_by_side(
 
 def test_docker_comes_while_a_lab_is_up(netorch: Netorch, stack: ExitStack, beyond: Node) -> None:
     stack.callback(engines.flush)
+    forwards = Path("/proc/sys/net/ipv4/ip_forward")
+    forwards.write_text("0")  # ``stack`` puts it back
     engines.UFW.start()
     file = netorch.write(LAB)
     netorch("up", file)
@@ -179,7 +182,11 @@ def test_docker_comes_while_a_lab_is_up(netorch: Netorch, stack: ExitStack, beyo
     lab_works(beyond, (docker, guest))
     netorch("down", "side")
     assert "side" not in engines.picture()
-    assert answers(beyond, guest, docker.guest, docker.port)
+    assert answers(beyond, guest, docker.guest, docker.port), "Docker found that the host forwards already"
+    forwards.write_text("0")
+    netorch("up", file)
+    netorch("down", "side")
+    assert forwards.read_text() == "0\n", "Docker was there before, and the host did not forward"
 
 
 def _comment(interface: str) -> list[str]:

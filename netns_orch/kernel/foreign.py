@@ -34,7 +34,8 @@ _TABLES = {
     "firewalld": "firewalld",
 }
 """Tables that newer ones make with nft."""
-_MINE = "netorch_"
+FORWARDING = frozenset({"docker", "podman", "libvirt"})
+"""Those that switch forwarding on for guests of their own, and never off."""
 _DEEPEST = 16
 """Jumps within jumps that nf_tables allows (NFT_JUMP_STACK_SIZE)."""
 _WITHOUT_EFFECT = frozenset({"counter", "log", "mangle", "notrack", "ct helper", "ct timeout", "set", "map"})
@@ -95,7 +96,7 @@ def drops(
     A rule that is not understood (an address, a port) is taken as one that does not match: what is left is
     what becomes of a packet that nobody expected.
     """
-    bases = [chain for chain in chains if _is_foreign(chain)]
+    bases = forwarding.of_others(chains)
     texts = {(chain.family, chain.table): _Table.read(chain.family, chain.table) for chain in bases}
     outside = _default_interface() if bases else ""
     found = []
@@ -111,10 +112,6 @@ def drops(
                 by_chain[by].append(name)
         found += [Drop(*base[:3], chain, tuple(names)) for chain, names in by_chain.items()]
     return found
-
-
-def _is_foreign(chain: Chain) -> bool:
-    return chain.forward and chain.table[: len(_MINE)] != _MINE and chain[:3] not in forwarding.FORWARDS
 
 
 def _ways(name: str, outside: str) -> Iterator[Packet]:

@@ -32,7 +32,8 @@ _MARK = re.compile(r"netorch\.([^.]+)\.([0-9a-f]+)")
 _NAMES = {4: "ip", 6: "ip6"}
 FILTERS = frozenset((name, "filter") for name in _NAMES.values())
 """The nft tables that iptables make, by family and name."""
-FORWARDS = frozenset((*table, "FORWARD") for table in FILTERS)
+_FORWARDS = frozenset((*table, "FORWARD") for table in FILTERS)
+_OURS = "netorch_"
 Chains = Sequence[Chain]
 
 
@@ -107,6 +108,11 @@ def labs(chains: Chains) -> Iterator[tuple[str, str]]:
             match = _MARK.fullmatch(_comment_of(shlex.split(line)) or "") if "netorch." in line else None
             if match:
                 yield match.group(1), match.group(2)
+
+
+def of_others(chains: Chains) -> list[Chain]:
+    """The base chains that see forwarded packets, and are neither a lab's nor made by iptables."""
+    return [c for c in chains if c.forward and not c.table.startswith(_OURS) and c[:3] not in _FORWARDS]
 
 
 def legacy_chains() -> set[str]:

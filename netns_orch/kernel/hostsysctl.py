@@ -8,6 +8,9 @@ Writing some sysctls changes others (Documentation/networking/ip-sysctl.rst, dev
 all.forwarding does so, too, and drops the routes that routers announced where accept_ra is not 2.  All that
 a write touches is saved with it, and given back with it, each only if it still is what we made of it.
 The values from before also stand in the labs' nft tables: they are the truth when the file is gone.
+
+Docker, podman and libvirt switch forwarding on where it is off, and leave it on.  One that came while a lab
+had it on found nothing to do, and would lose its way out with the lab: then it stays on, as without us.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ class _Saved:
     previous: Values
     written: Values = field(default_factory=dict)
     """As read back after our write; empty where a run was killed before that."""
+    guests: list[str] | None = None
+    """Of the sysctls that forward: whose guests needed them before the first lab; None: not known."""
 
 
 @dataclass
@@ -126,7 +131,9 @@ def _acquire_here(lab: str, id: str, wanted: Values) -> Values:
         _refuse_conflicts(store, lab, wanted)
         interfaces = _interfaces()
         for name, value in wanted.items():
-            store.saved.setdefault(name, _Saved(_read([name, *_touched(name, interfaces)])))
+            if name not in store.saved:
+                values = _read([name, *_touched(name, interfaces)])
+                store.saved[name] = _Saved(values, guests=_guests(name))
             store.labs.setdefault(lab, {})[name] = value
         _save(id, store)
         previous = store.previous_of(lab)
@@ -183,6 +190,8 @@ def _release_here(lab: str, id: str, names: list[str]) -> None:
 
 def _give_back(name: str, saved: _Saved, store: _Store) -> None:
     """Restore one sysctl and what its write touched, as far as nobody has changed it since."""
+    if saved.guests is not None and set(_guests(name) or ()) - set(saved.guests):
+        return
     now = _read([*saved.previous, *_touched(name, _interfaces())])
     targets = {n: _target(n, value, saved) for n, value in now.items()}
     for other, still in store.saved.items():
@@ -204,6 +213,15 @@ def _target(name: str, value: str, saved: _Saved) -> str:
     if default in saved.previous and saved.written.get(default) == value:
         return saved.previous[default]  # an interface made meanwhile: as it would be without us
     return value
+
+
+def _guests(name: str) -> list[str] | None:
+    """Who has guests here that reach the outside by this sysctl; None where it does not forward."""
+    if name not in (FORWARD4, FORWARD6):
+        return None
+    from netns_orch.kernel import foreign, nftables
+
+    return sorted(foreign.FORWARDING & foreign.owners(nftables.list_chains()).keys())
 
 
 # -- what a write touches ------------------------------------------------------------------------
@@ -307,7 +325,9 @@ def _load(id: str) -> _Store:
         return _recovered(id)
     if raw.get("boot_id") != rundir.boot_id():  # what it tells of went with that boot
         return _recovered(id)
-    saved = {name: _Saved(item["previous"], item["written"]) for name, item in raw["saved"].items()}
+    saved = {
+        name: _Saved(item["previous"], item["written"], item["guests"]) for name, item in raw["saved"].items()
+    }
     return _Store(raw["labs"], saved)
 
 
@@ -317,7 +337,10 @@ def _save(id: str, store: _Store) -> None:
         with suppress(FileNotFoundError):
             os.unlink(path)
         return
-    saved = {name: {"previous": s.previous, "written": s.written} for name, s in store.saved.items()}
+    saved = {
+        name: {"previous": s.previous, "written": s.written, "guests": s.guests}
+        for name, s in store.saved.items()
+    }
     whole = {"boot_id": rundir.boot_id(), "labs": store.labs, "saved": saved}
     rundir.replace_file(path, json.dumps(whole, indent=1))
 

@@ -253,11 +253,12 @@ def what_drops(table: HostTable, netns_fd: int | None = None) -> list[NetorchErr
     """What nft tables of others drop of the lab's packets, with what lets them pass; nothing is changed."""
 
     def look() -> list[NetorchError]:
+        chains = nftables.list_chains()
+        if not forwarding.of_others(chains) or netfilter.find_program("nft") is None:
+            return []
         from netns_orch.kernel import foreign, portholders
 
-        if not (table.forward or table.switches) or netfilter.find_program("nft") is None:
-            return []
-        return foreign.problems(nftables.list_chains(), table, bridged=portholders.bridge_netfilter())
+        return foreign.problems(chains, table, bridged=portholders.bridge_netfilter())
 
     return netfilter.in_netns(netns_fd, look)
 

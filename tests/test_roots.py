@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support import archives
 from support.archives import device, directory, file, symlink
+from support.limits import Cgroups
 from support.runner import Netorch
 from support.waiting import until
 
@@ -425,3 +426,12 @@ def test_container_json_names_its_layers(netorch: Netorch) -> None:
     with netorch.lab(one("./image")):
         about = json.loads(next(Path("/run/netorch").glob("lab.*/c/red/container.json")).read_text())
         assert about["layers"] == [str(netorch.directory / "image")]
+
+
+def test_what_is_written_while_it_is_built_is_the_containers_memory(netorch: Netorch) -> None:
+    text = "x" * (2 << 20)
+    netorch.write(f"containers:\n  full: {{files: {{/srv/text: {text}}}}}\n  empty:\n", "lab.yaml")
+    netorch("up")
+    full, empty = (int(Cgroups(netorch, node).read("memory in use")) for node in ("full", "empty"))
+    assert full - empty >= len(text)
+    netorch("down")

@@ -14,6 +14,7 @@ FILES = {
     "cpuset": ("cpuset.cpus", "cpuset.cpus"),
     "memory": ("memory.limit_in_bytes", "memory.max"),
     "memory and swap": ("memory.memsw.limit_in_bytes", "memory.swap.max"),
+    "memory in use": ("memory.usage_in_bytes", "memory.current"),
     "high": ("none on v1", "memory.high"),
     "pids": ("pids.max", "pids.max"),
     "processes": ("pids.current", "pids.current"),

@@ -137,6 +137,7 @@ def test_side_by_side(
     file = netorch.write(LAB)
     start()
     stack.callback(stop)
+    assert foreign.owners(nftables.list_chains()).keys() == {engine.name for engine in there}
     guests_work()
     before = engines.picture()
     netorch("up", file)

@@ -184,8 +184,11 @@ class _Table:
             return cls(())
 
     def judge(self, base: Chain, packet: Packet) -> str | None:
-        """The chain that drops the packet; None where it passes."""
-        verdict = self._through(base.name, packet, 0)
+        """The chain that drops the packet; None where it passes, or where nft's JSON is not as we know it."""
+        try:
+            verdict = self._through(base.name, packet, 0)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
         if verdict is None and base.drops:
             return base.name
         return verdict or None

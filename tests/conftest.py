@@ -7,11 +7,11 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
-from support import ordinary, record, snapshot
+from support import ordinary, record, snapshot, view
 from support.ordinary import Ordinary
 from support.outer import TestHost, why_not
 from support.runner import Netorch
@@ -20,6 +20,10 @@ from support.runner import Netorch
 def pytest_configure(config: pytest.Config) -> None:
     """A job in the background ignores ctrl-C, and so would every command that the tests start."""
     record.register(config)
+    if view.ROOTLESS and config.option.basetemp is None:
+        # pytest's usual one is closed to other users again by whoever else starts pytest.
+        config.option.basetemp = tempfile.mkdtemp(prefix="netorch-test-rootless-")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp))
     for number in (signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
@@ -28,8 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """As an ordinary user, what needs root is skipped."""
-    for item in items if os.environ.get(ordinary.ROOTLESS) else ():
-        if reason := ordinary.ROOT_ONLY.get(item.name):
+    for item in items if view.ROOTLESS else ():
+        mark = item.get_closest_marker("root_only")
+        if reason := mark.args[0] if mark else ordinary.ROOT_ONLY.get(item.name):
             item.add_marker(pytest.mark.skip(reason=f"as an ordinary user: {reason}"))
 
 
@@ -41,9 +46,12 @@ def outer() -> Iterator[TestHost]:
         if os.environ.get("CI") == "true":
             pytest.fail(f"kernel tests must run under CI: {reason}", pytrace=False)
         pytest.skip(reason)
+    if view.ROOTLESS and (reason := ordinary.why_not(ordinary.ALICE)):
+        pytest.skip(reason)
     host = TestHost()
     host.enter()
-    with ordinary.everywhere() if os.environ.get(ordinary.ROOTLESS) else nullcontext():
+    everybody: AbstractContextManager[list[Path]] = nullcontext([])
+    with ordinary.everywhere() if view.ROOTLESS else everybody as host.given:
         yield host
     host.close()
 
@@ -66,6 +74,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[TestHost | None]:
         yield None
         return
     machine, tmp_path = request.getfixturevalue("outer"), request.getfixturevalue("tmp_path")
+    machine.given.append(tmp_path)
     # A picture takes as long as many a test.  What one test left as it was, the next one finds so.
     before, labs = request.session.stash.get(_AS_IT_IS, None) or snapshot.take(), _labs()
     request.session.stash[_AS_IT_IS] = None
@@ -99,6 +108,8 @@ def pytest_fixture_post_finalizer(
 
 
 def _labs() -> set[str]:
+    if view.ROOTLESS:
+        return {path.parent.name for top in view.HOLDERS for path in top.glob("*/holder.json")}
     directories = Path("/run/netorch").glob("*.*/") if Path("/run/netorch").is_dir() else ()
     return {directory.name.rpartition(".")[0] for directory in directories if directory.is_dir()}
 

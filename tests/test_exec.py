@@ -20,7 +20,7 @@ from typing import Any
 
 import pexpect
 import pytest
-from support import cgroups, snapshot
+from support import cgroups, snapshot, view
 from support.outer import TestHost
 from support.runner import SECONDS, Lab, Netorch
 from support.waiting import until
@@ -546,6 +546,7 @@ class TestConfined:
                 process.communicate(timeout=SECONDS)
             until(lambda: not _in_red(b"sleep\x0097531"), "the end of sleep")
 
+    @view.LIMITS
     def test_not_in_a_paused_container(self, lab: Lab, red: Path) -> None:
         about = json.loads((red / "container.json").read_text())
         freeze = Path(about["cgroup"]["v2"] or "/nonexistent", "cgroup.freeze")
@@ -557,6 +558,7 @@ class TestConfined:
         finally:
             freeze.write_text("0")
 
+    @view.IN_PROCESS
     def test_a_pid_that_is_another_process_now_is_not_entered(
         self, lab: Lab, red: Path, tmp_path: Path
     ) -> None:
@@ -577,6 +579,7 @@ def _status(key: str) -> str:
 
 
 @kernel
+@view.IN_PROCESS
 class TestRun:
     """``enter.run``, which setup commands and probes use."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import snapshot
+from support import snapshot, view
 from support.outer import TestHost
 from support.runner import SECONDS, Lab, Netorch
 from support.waiting import until
@@ -85,6 +85,7 @@ def rows(lab: Lab) -> dict[str, dict[str, Any]]:
 
 class TestPause:
     @pytest.mark.vm
+    @view.LIMITS
     def test_stands_still_and_goes_on(self, lab: Lab) -> None:
         lab.sh("red", "(while :; do date +%s%N > /root/tick; sleep 0.02; done) > /dev/null 2>&1 &")
         lab.netorch("pause", "red")
@@ -97,11 +98,13 @@ class TestPause:
         assert rows(lab)["red"]["state"] == "running"
         until(lambda: Path(root).read_text() not in ("", seen), "red goes on")
 
+    @view.LIMITS
     def test_exec_is_refused(self, lab: Lab) -> None:
         lab.netorch("pause", "red")
         refused = lab.exec("red", "true", code=125)
         assert refused.stderr == "error: container red is paused\nhint: netorch unpause red\n"
 
+    @view.LIMITS
     def test_down_of_a_paused_lab_ends_its_commands_gently(self, netorch: Netorch) -> None:
         with netorch.lab(TEXT):
             netorch("pause", "--all")
@@ -109,6 +112,7 @@ class TestPause:
             netorch("unpause", "blue")
         assert "got-term" in log.read(), "SIGTERM reached it before SIGKILL"
 
+    @view.LIMITS
     def test_twice_is_no_error_and_many_at_once(self, lab: Lab) -> None:
         lab.netorch("pause", "h", "blue")
         lab.netorch("pause", "-l", "role=web", "--json")
@@ -118,6 +122,7 @@ class TestPause:
         lab.netorch("unpause", "--all")
         assert "paused" not in {row["state"] for row in rows(lab).values()}
 
+    @view.LIMITS
     def test_up_does_not_wait_for_a_paused_container(self, lab: Lab) -> None:
         lab.netorch("pause", "blue")
         lab.netorch.write(TEXT.replace("  blue:\n", "  blue: {command: sleep 999}\n"))
@@ -159,6 +164,7 @@ class TestRestart:
         assert stubborn.netorch("restart", "-t", "200ms", "stubborn", "--json").json()["seconds"] < 3.5
         assert stubborn.netorch("restart", "-t", "5s", "stubborn", "--json").json()["seconds"] > 5
 
+    @view.LIMITS
     def test_of_a_paused_one(self, lab: Lab) -> None:
         lab.netorch("pause", "red")
         lab.netorch("restart", "red")
@@ -184,6 +190,7 @@ class TestRestart:
         lab.netorch("up")
         assert lab.netorch("status", "--json").json()["drift"] == []
 
+    @view.LIMITS
     def test_waits_for_the_lock(self, stubborn: Lab) -> None:
         with stubborn.netorch.start("restart", "stubborn") as slow:
             until(lambda: "asked to end" in stubborn.netorch("logs", "stubborn").stdout, "its SIGTERM")
@@ -218,6 +225,7 @@ class TestKillAndWait:
         assert "has ended (exit code 3)" in lab.netorch("kill", "red", code=1).stderr
         assert "got-term" in lab.netorch("logs", "red").stdout
 
+    @view.LIMITS
     def test_kill_of_a_paused_one(self, lab: Lab) -> None:
         lab.netorch("pause", "h")
         assert "is paused" in lab.netorch("kill", "-s", "USR1", "h", code=1).stderr
@@ -251,6 +259,7 @@ class TestTop:
         text = lab.netorch("top", "red").stdout
         assert text.startswith("PID") and "trap" in text
 
+    @pytest.mark.root_only("writes to /etc/passwd, over which the tests have put one that knows the user")
     def test_users_are_named_as_inside(self, lab: Lab) -> None:
         lab.sh("blue", "sed -i 's/^nobody:/noone:/' /etc/passwd")
         with lab.netorch.start("exec", "-u", "noone", "blue", "sleep", "1000") as running:
@@ -291,6 +300,7 @@ class TestStats:
         _, told = live.communicate(timeout=SECONDS)
         assert (live.returncode, told) == (0, "")
 
+    @view.LIMITS
     def test_limits_and_a_dead_one(self, lab: Lab) -> None:
         os.kill(rows(lab)["h2"]["pid"], signal.SIGKILL)
         until(lambda: rows(lab)["h2"]["state"] == "dead", "the end of h2")
@@ -308,7 +318,7 @@ class TestCopyIn:
         source.write_text("#!/bin/sh\necho hi\n")
         source.chmod(0o750)
         os.utime(source, (1_000_000_000, 1_000_000_000))
-        os.chown(source, 1234, 1234)
+        os.chown(source, view.host_id(1234), view.host_id(1234))
         files.netorch("cp", source, "red:/root/new.sh")
         files.netorch("cp", source, "red:/root")
         for name in ("new.sh", "f.sh"):
@@ -380,10 +390,11 @@ class TestCopyOut:
         file = tmp_path / "out/sub/file"
         assert file.read_text() == "deep\n" and os.readlink(tmp_path / "out/link") == "/etc/shadow"
         found = file.stat()
-        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, 0, 0o755), "no setuid bit"
+        assert (found.st_uid, found.st_gid) == (view.host_id(0), view.host_id(0))
+        assert stat.S_IMODE(found.st_mode) == 0o755, "no setuid bit"
         assert stat.S_ISFIFO((tmp_path / "out/pipe").stat().st_mode)
         files.netorch("cp", "-a", "red:/srv/d/sub/file", tmp_path)
-        assert (tmp_path / "file").stat().st_uid == 5
+        assert (tmp_path / "file").stat().st_uid == view.host_id(5)
         files.netorch("cp", "red:/srv/d/link", tmp_path)
         assert (tmp_path / "link").is_symlink()
         files.netorch("cp", "-L", "red:/srv/d/../d/sub/.", tmp_path / "out")
@@ -407,6 +418,7 @@ class TestCopyOut:
         assert "skipped: red:dev2/null is a device" in result.stderr
         assert not list((tmp_path / "dev2/pts").iterdir())
 
+    @view.LIMITS
     def test_of_a_paused_container(self, files: Lab, tmp_path: Path) -> None:
         files.netorch("pause", "h1")
         files.netorch("cp", "h1:/etc/hostname", tmp_path)
@@ -418,12 +430,13 @@ class TestCopyIsSafe:
     """A container that means harm, and an archive that does: nothing of the host is read or written."""
 
     @pytest.fixture
-    def secret(self, tmp_path: Path) -> Path:
+    def secret(self, files: Lab) -> Path:
         """A file that only the host has: a container has a /run of its own."""
         path = Path(f"/run/secret-{os.getpid()}")
-        path.write_text("the host's")
+        view.run("sh", "-c", f'echo "the host\'s" > {path}', lab="files")
         yield path  # type: ignore[misc]
-        path.unlink()
+        assert view.run("cat", str(path), lab="files") == "the host's\n"
+        view.run("rm", str(path), lab="files")
 
     def test_links_of_the_container_are_resolved_inside(
         self, files: Lab, tmp_path: Path, secret: Path
@@ -439,7 +452,6 @@ class TestCopyIsSafe:
         files.netorch("cp", tmp_path / "f", "red:/root/evil")
         files.netorch("cp", tmp_path / "f", f"red:/root/evildir/{secret.name}")
         files.netorch("cp", tmp_path / "f", f"red:/root/up/up/up/run/{secret.name}", code=None)
-        assert secret.read_text() == "the host's"
         assert files.sh("red", f"cat {secret}") == "inside"
         files.sh("red", f"rm {secret}")
 
@@ -473,7 +485,6 @@ class TestCopyIsSafe:
         device = archive([("null", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3})])
         done = piped(files, device, "cp", "-", "red:/root")
         assert done.returncode == 0 and b"skipped: null" in done.stderr
-        assert secret.read_text() == "the host's"
         assert files.sh("red", f"cat {secret}; rm {secret}; ls /root/null", code=2) == "data"
 
     def test_a_directory_that_keeps_changing_into_a_link(
@@ -491,7 +502,8 @@ class TestCopyIsSafe:
                     files.netorch("cp", "red:/root/race", tmp_path / "out", code=None)
             finally:
                 racing.kill()
-        assert not Path("/run/sub").exists() and not Path("/run/one").exists()
+        run = view.path("/run", lab="files")
+        assert not (run / "sub").exists() and not (run / "one").exists()
         assert secret.name not in {path.name for path in (tmp_path / "out").rglob("*")}
 
     def test_directories_too_deep_are_an_error(self, files: Lab, tmp_path: Path) -> None:
@@ -526,7 +538,7 @@ class TestLogs:
             lines = netorch("logs", "red").stdout.splitlines()
             first = int(lines[0])
             assert lines == [*map(str, range(first, 2_000_001)), "end"]
-            log = next(Path("/run/netorch").glob("lab.*/c/red/log"))
+            log = next(view.path("/run/netorch", "lab").glob("lab.*/c/red/log"))
             assert 1 << 19 < log.stat().st_blocks * 512 < 3 << 20
             assert netorch("logs", "--tail", "3", "red").stdout == "1999999\n2000000\nend\n"
             assert netorch("logs", "--tail", "0", "red").stdout == ""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from support import netstate, outside, probes
+from support import netstate, outside, probes, view
 from support.features import ABOUT_NETWORKS, can_run
 from support.outer import run
 from support.runner import TOPOLOGIES, Lab, Netorch
@@ -41,6 +41,7 @@ def topology(netorch: Netorch, name: str, *, by_script: bool = True) -> Iterator
     """The lab of an example; built as planned, and at the end only ``extra`` beside what the file says."""
     file = netorch.write((TOPOLOGIES / f"{name}.yaml").read_text(), f"{name}.yaml")
     can_run(netorch, file)
+    by_script = by_script and not view.ROOTLESS  # the script is root's
     script = netorch.write(netorch("plan", "--format", "shell", file).stdout, "lab.sh")
     with netorch.lab(file) as lab:
         assert netorch("plan", "--json", file).json()["changes"] == []
@@ -108,7 +109,7 @@ def flows(lab: Lab, target: str, spines: list[str]) -> list[int]:
 
 def ports() -> list[str]:
     """The spanning tree states of the bridge ports on the host."""
-    return [port["state"] for port in json.loads(run("bridge", "-j", "link", "show")) if "state" in port]
+    return [port["state"] for port in json.loads(view.run("bridge", "-j", "link", "show")) if "state" in port]
 
 
 def broadcasts(lab: Lab, node: str) -> int:
@@ -120,9 +121,10 @@ def broadcasts(lab: Lab, node: str) -> int:
 def test_spanning_tree(netorch: Netorch) -> None:
     with topology(netorch, "spanning-tree", by_script=False) as lab:  # it waits as long as `up` does
         assert sorted(ports()) == ["blocking", *["forwarding"] * 8]
-        links = json.loads(run("ip", "-j", "-6", "address", "show"))
+        links = json.loads(view.run("ip", "-j", "-6", "address", "show"))
         local = {link["ifname"] for link in links if link.get("addr_info")}
-        assert local == {"lo", outside.INTERFACE}, "the ports of a bridge have no addresses of their own"
+        uplink = set() if view.ROOTLESS else {outside.INTERFACE}
+        assert local == {"lo"} | uplink, "the ports of a bridge have no addresses of their own"
         before = [broadcasts(lab, node) for node in ("blue", "green")]
         lab.python("red", _BROADCAST)
         for node in ("blue", "green"):  # what circled would have come again before these answers
@@ -149,9 +151,9 @@ def test_two_homes(netorch: Netorch) -> None:
         heard = "hello from anna, who is 198.51.100.11 to me"
         until(lambda: heard in netorch("logs", "bert").stdout, "bert hears anna", SECONDS)
         # Without the server that both know there is no way in.
-        netorch("pause", "server")
+        netorch("kill", "-s", "STOP", "server")
         assert "nothing heard" in lab.exec("anna", "punch", "anna", "bert", code=1).stderr
-        netorch("unpause", "server")
+        netorch("kill", "-s", "CONT", "server")
 
 
 def test_dmz(netorch: Netorch) -> None:
@@ -185,7 +187,8 @@ def test_ipv6_only(netorch: Netorch) -> None:
         assert probes.http(lab, "far", "http://[fd53::2]/") == "six\n"
         assert probes.tcp(lab, "blue", "red", 8080) == "timeout"
         seen = outside.HOST_ADDRESSES[1].split("/")[0]
-        assert probes.http(lab, "blue", f"http://[{outside.IPV6}]/") == f"you are {seen}\n"
+        if not view.ROOTLESS:  # pasta gives IPv6 where the host has a link-local address, this one has not
+            assert probes.http(lab, "blue", f"http://[{outside.IPV6}]/") == f"you are {seen}\n"
         # The first is too big for the cable behind edge, which says so; the next comes in two pieces.
         lab.sh("red", "ping -n -c2 -i0.2 -W5 -s 1400 far")
         assert "mtu 1280" in lab.sh("red", "ip -6 route get fd53:1::2")
@@ -200,10 +203,10 @@ def test_dns(netorch: Netorch) -> None:
         log = netorch("logs", "resolver").stdout
         assert "forwarded www.corp.test to 10.54.0.2" in log and "cached www.corp.test" in log
         # What the resolver remembers it answers alone; what it does not, it must ask for.
-        netorch("pause", "ns")
+        netorch("kill", "-s", "STOP", "ns")
         assert "10.54.0.10" in lab.sh("client", "getent ahosts www.corp.test")
         lab.exec("client", "timeout", "2", "getent", "ahosts", "mail.corp.test", code=124)
-        netorch("unpause", "ns")
+        netorch("kill", "-s", "CONT", "ns")
         until(
             lambda: "10.54.0.11" in lab.sh("client", "getent ahosts mail", code=None),
             "mail's address",

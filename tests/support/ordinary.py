@@ -12,9 +12,10 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from support import view
 from support.runner import ROOT, Netorch
 from support.waiting import until
 
@@ -186,47 +187,72 @@ def covered(files: Mapping[str, str], base: Path) -> Iterator[None]:
             subprocess.run(["umount", path], check=True)
 
 
-# -- the tests of the topologies as an ordinary user (scripts/test-rootless) ------------------------
+# -- the tests of the suite as an ordinary user (scripts/test-rootless) ------------------------------
 
-ROOTLESS = "NETORCH_TEST_ROOTLESS"
 ROOT_ONLY = {
-    "test_it_is_valid[cgroup-limits]": "limits: no cgroup is delegated to the user of the tests",
-    "test_it_is_valid[sandbox]": "limits: no cgroup is delegated to the user of the tests",
-    "test_docker0": "pings the outside: pasta may send no ICMP (sysctl net.ipv4.ping_group_range)",
+    **{
+        f"{test}[{name}]": view.NO_CGROUP
+        for test in ("test_it_is_valid", "test_every_topology_is_as_planned")
+        for name in ("cgroup-limits", "sandbox")
+    },
+    "test_docker0": view.NO_PING,
     "test_dual_stack": "asks the outside by IPv6: the test host has no link-local address for pasta",
     "test_published_ports[host]": "looks for the addresses that root's NAT shows",
     "test_published_ports[private]": "looks for the addresses that root's NAT shows",
 }
-"""Tests of ``test_topologies`` that an ordinary user can't pass, and why."""
+"""Shipped topologies that an ordinary user can't pass, and why; other tests have the mark ``root_only``."""
+
+
+def _known() -> dict[str, str]:
+    """Files of /etc that know the user, as adduser(8) leaves them."""
+    ids = f"{ALICE}:{view.FIRST_SUBORDINATE}:65536\n"
+    users = Path("/etc/passwd").read_text() + f"alice:x:{ALICE}:{ALICE}::/:/bin/sh\n"
+    return {"/etc/subuid": ids, "/etc/subgid": ids, "/etc/passwd": users}
+
+
+def _give(directories: Iterable[Path]) -> None:
+    """What root owns in there is this user's from now on."""
+    for directory in directories:
+        for parent, _, files in os.walk(directory):
+            for path in (parent, *(os.path.join(parent, name) for name in files)):
+                if os.lstat(path).st_uid == 0:
+                    os.chown(path, ALICE, ALICE, follow_symlinks=False)
 
 
 @contextlib.contextmanager
-def everywhere() -> Iterator[None]:
-    """Whatever runs ``netorch`` by ``Netorch`` runs it as an ordinary user."""
+def everywhere() -> Iterator[list[Path]]:
+    """Whatever runs ``netorch`` by ``Netorch`` runs it as an ordinary user; the directories that are his."""
     found = python(ALICE)
     assert found is not None, "asked before"
     program, paths = found
     original = Netorch.__init__, Netorch.argv
-    with place() as base:
-        runtime, cache = base / "run", base / "cache"
-        for directory in (runtime, cache):
+    with place() as base, covered(_known(), base):
+        home, runtime, cache = base / "home", base / "run", base / "cache"
+        for directory in (home, runtime, cache):
             directory.mkdir(mode=0o700)
             os.chown(directory, ALICE, ALICE)
+        view.HOLDERS.append(runtime / "netorch")
+        view.USERS.append(ALICE)
+        given: list[Path] = []
+        # As words, for tests that start the command line by themselves, with an environment of their own.
+        own = {"PYTHONPATH": paths, "HOME": home, "XDG_RUNTIME_DIR": runtime, "PYTHONPYCACHEPREFIX": cache}
+        prefix = [*as_user(ALICE), "-u", "PYTHONDONTWRITEBYTECODE", *(f"{k}={v}" for k, v in own.items())]
 
         def init(self: Netorch, directory: Path, environment: Mapping[str, str] | None = None) -> None:
             for parent in [directory, *directory.parents][:4]:
                 parent.chmod(parent.stat().st_mode | 0o011)
-            os.chown(directory, ALICE, ALICE)
-            own = {"PYTHONPATH": paths, "HOME": str(directory), "XDG_RUNTIME_DIR": str(runtime)}
-            original[0](self, directory, own | {"PYTHONPYCACHEPREFIX": str(cache)} | dict(environment or {}))
-            self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
-            self.prefix = tuple(as_user(ALICE))
+            given.append(directory)
+            original[0](self, directory, environment)
+            self.prefix = tuple(prefix)
 
         def argv(*words: str | Path, python: tuple[str, ...] = ()) -> list[str]:
-            return [*as_user(ALICE), program, *python, "-m", "netns_orch", *map(str, words)]
+            _give(filter(Path.is_dir, given))  # what the test, as root, has written there
+            return [*prefix, program, *python, "-m", "netns_orch", *map(str, words)]
 
         Netorch.__init__, Netorch.argv = init, staticmethod(argv)  # type: ignore[method-assign]
         try:
-            yield
+            yield given
         finally:
+            view.HOLDERS.pop()
+            view.USERS.pop()
             Netorch.__init__, Netorch.argv = original  # type: ignore[method-assign]

@@ -40,6 +40,8 @@ class TestHost:
     __test__ = False
 
     def __init__(self) -> None:
+        self.given: list[Path] = []
+        """Directories of the tests that are an ordinary user's, where one runs them."""
         self._outside: subprocess.Popen[str] | None = None
         self._before: list[cgroups.Position] = []
         self._cgroup = f"netorch-tests-{os.getpid()}"

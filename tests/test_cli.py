@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -900,6 +901,20 @@ def test_a_full_disk_is_told() -> None:
         done = python("-m", "netns_orch", "--version", stdout=full)
     assert done.returncode == 1
     assert done.stderr == "error: can't write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize(("command", "code"), [("ps", 2), ("exec", 125)])
+def test_a_directory_that_is_gone_is_said(command: str, code: int, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = [sys.executable, "-m", "netns_orch", command, *(["red", "true"] if command == "exec" else [])]
+    line = f"rmdir {shlex.quote(str(gone))}; exec {shlex.join(words)}"
+    environment = {**os.environ, **_here()}
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], cwd=gone, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith("error: the current directory is not there any more\nhint: cd to another")
 
 
 def test_closed_streams_are_no_traceback() -> None:

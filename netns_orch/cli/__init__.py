@@ -102,15 +102,25 @@ def guarded(run: Callable[[], int], arguments: list[str], *, failed: int | None 
 
 def _in_words(error: Exception) -> NetorchError:
     """Any error as one that a user can act on."""
-    from netns_orch.errors import NetorchError, PermissionNeeded
+    from netns_orch.errors import NetorchError, PermissionNeeded, UsageError
 
     if isinstance(error, NetorchError):
         return error
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _stands_somewhere():
+        return UsageError("the current directory is not there any more", hint="cd to another, and try again")
     if isinstance(error, PermissionError):
         where = f": {error.filename}" if error.filename else ""
         reason = os.strerror(error.errno) if error.errno else "permission denied"
         return PermissionNeeded(f"{reason.lower()}{where}")
     return _internal(error)
+
+
+def _stands_somewhere() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _pipe_closed() -> int:

@@ -566,3 +566,24 @@ def test_a_third_container_changes_nothing_of_the_two_but_their_hosts_files() ->
     before, after = state(red_blue()), state(longer)
     changed = {key for key in before if before[key] != after.get(key)}
     assert changed == {"hosts-file red", "hosts-file blue"}
+
+
+# -- hosts that lack something --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ipv6", [True, False])
+def test_without_ipv6_a_router_forwards_ipv4(ipv6: bool) -> None:
+    made = resolve(graph.wire(lab(r=box(router=True))), id=ID, host=HostFacts(ipv6=ipv6))
+    names = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]
+    assert [sysctl.name for sysctl in made.of(Sysctl)] == names[: 2 if ipv6 else 1]
+
+
+@pytest.mark.parametrize("ipv6", [True, False])
+def test_without_nft_sysctls_close_plain_switches(ipv6: bool) -> None:
+    wiring = graph.wire(lab(link("red", "sw"), red=box(), sw=bridge(ifname="sw.1")))
+    assert resolve(wiring, id=ID).of(HostTable)
+    made = resolve(wiring, id=ID, host=HostFacts(nft=False, ipv6=ipv6))
+    assert not made.of(HostTable)
+    families = ["ipv4", "ipv6"] if ipv6 else ["ipv4"]
+    found = [(sysctl.name, sysctl.value) for sysctl in made.of(HostSysctl)]
+    assert found == [(f"net.{family}.conf.sw/1.forwarding", "0") for family in families]

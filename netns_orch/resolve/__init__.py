@@ -46,7 +46,7 @@ def resolve(wiring: Wiring, *, id: str, host: HostFacts = _ANY_HOST) -> State:
             network.cables(wiring, names, bridge_netfilter=host.bridge_netfilter),
             network.virtual_interfaces(wiring),
             network.addresses(wiring),
-            network.sysctls(wiring),
+            network.sysctls(wiring, ipv6=host.ipv6),
             network.routes(wiring),
             network.rules(wiring),
             network.firewalls(wiring),

@@ -27,7 +27,7 @@ from netns_orch.resources import (
 )
 from netns_orch.resources import Cable as CableResource
 
-ROUTER_SYSCTLS = {"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"}
+ROUTER_SYSCTLS = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
 class HostNames:
@@ -169,10 +169,11 @@ def addresses(wiring: Wiring) -> Iterator[Address]:
             yield Address(owner=name, ifname="lo", cidr=str(addr), where=where)
 
 
-def sysctls(wiring: Wiring) -> Iterator[Sysctl]:
-    """Forwarding of routers, and what the file sets; that wins."""
+def sysctls(wiring: Wiring, *, ipv6: bool) -> Iterator[Sysctl]:
+    """Forwarding of routers, as far as the kernel does ``ipv6``, and what the file sets; that wins."""
+    routers = {name: "1" for family, name in ROUTER_SYSCTLS.items() if family == 4 or ipv6}
     for container in wiring.topology.containers.values():
-        wanted = {**(ROUTER_SYSCTLS if container.router else {}), **container.sysctls}
+        wanted = {**(routers if container.router else {}), **container.sysctls}
         for name, value in wanted.items():
             where = place(container, f"sysctls.{name}", "sysctls" if name in container.sysctls else "router")
             yield Sysctl(container=container.name, name=name, value=value, where=where)

@@ -139,7 +139,7 @@ class FakeLab:
 
     def status(self, lab: str, *, strict: bool = False) -> dict[str, Any]:
         drift = self.drift + (self.extra if strict else [])
-        return {"lab": lab, "drift": drift, "extra": self.extra, "oom_kills": {}}
+        return {"lab": lab, "drift": drift, "extra": self.extra, "oom_kills": {}, "warnings": []}
 
     def inspect(self, lab: str, node: str | None) -> dict[str, Any]:
         return {"lab": lab, "node": node}
@@ -586,7 +586,7 @@ def test_status(lab: FakeLab, capsys: pytest.CaptureFixture[str]) -> None:
         "drift: address red:eth0 10.0.0.2/24: missing\nextra: route red 10.9.0.0/16\n"
     )
     assert main(["status", "office", "--json"]) == 1
-    assert list(json.loads(capsys.readouterr().out)) == ["lab", "drift", "extra", "oom_kills"]
+    assert list(json.loads(capsys.readouterr().out)) == ["lab", "drift", "extra", "oom_kills", "warnings"]
 
 
 @pytest.mark.parametrize(

@@ -404,7 +404,7 @@ ROOTS = {
 
 CLIMB = """
 import os, sys
-os.mkdir("/below")
+os.makedirs("/below", exist_ok=True)
 os.chroot("/below")
 for _ in range(64):
     os.chdir("..")

@@ -32,7 +32,7 @@ def test_the_host_has_the_uplink_and_nothing_else(netorch: Netorch) -> None:
     netorch("exec", "red", "ping", "-c1", "-W1", "10.0.0.3")
     assert netorch("ls", "--json").json()[0]["netns"] == "private"
     status = netorch("status", "--json").json()
-    assert status == {"lab": "red-blue", "drift": [], "extra": [], "oom_kills": {}}
+    assert status == {"lab": "red-blue", "drift": [], "extra": [], "oom_kills": {}, "warnings": []}
     assert "nothing to do" in netorch("plan", "--private", RED_BLUE).stderr
     netorch("down")
 

@@ -18,13 +18,13 @@ from support.runner import Netorch
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A job in the background ignores ctrl-C, and so would every command that the tests start."""
+    """A job in the background ignores ctrl-C, one of nohup(1) SIGHUP: so would all that the tests start."""
     record.register(config)
     if view.ROOTLESS and config.option.basetemp is None:
         # pytest's usual one is closed to other users again by whoever else starts pytest.
         config.option.basetemp = tempfile.mkdtemp(prefix="netorch-test-rootless-")
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp))
-    for number in (signal.SIGINT, signal.SIGQUIT):
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, default)

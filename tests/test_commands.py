@@ -380,7 +380,8 @@ class TestLooking:
         assert all(name in table for name in rows)
 
     def test_status(self, netorch: Netorch) -> None:
-        assert netorch("status", "--json").json() == {"lab": "lab", "drift": [], "extra": [], "oom_kills": {}, "warnings": []}
+        sound = {"lab": "lab", "drift": [], "extra": [], "oom_kills": {}, "warnings": []}
+        assert netorch("status", "--json").json() == sound
         assert netorch("status", "lab").stdout
 
     def test_plan(self, netorch: Netorch) -> None:

@@ -126,16 +126,22 @@ _SMALL_RUN = 16 << 20
 """Bytes in /run below which a lab of some hundred containers may not find room for its state."""
 
 
+def _essential(group: str, name: str, fits: bool, found: str, means: str, mend: str) -> Finding:
+    """What no lab can do without; where it fits, there is nothing to explain or to mend."""
+    if fits:
+        return Finding(group, name, "ok", found, essential=True)
+    return Finding(group, name, "missing", found, means, mend, essential=True)
+
+
 def _host(health: Health) -> Iterator[Finding]:
     known = health.known_machine
-    yield Finding(
+    yield _essential(
         "host",
         "machine",
-        "ok" if known else "missing",
+        known,
         f"{health.machine}, {health.libc}, Python {health.python}",
-        "" if known else "the system calls of this machine, or of a 32-bit Python, are not known to netorch",
-        "" if known else "x86_64 or aarch64, with a Python of 64 bits",
-        essential=True,
+        "the system calls of this machine, or of a 32-bit Python, are not known to netorch",
+        "x86_64 or aarch64, with a Python of 64 bits",
     )
     if health.container or health.devcontainer:
         engine = health.container or "an unknown engine"
@@ -212,14 +218,13 @@ def _rights(health: Health) -> Iterator[Finding]:
         yield Finding("rights", "root", "note", "not root", means, "sudo netorch doctor   looks as root does")
         return
     lacking = {"SYS_ADMIN", "NET_ADMIN"} - health.capabilities
-    yield Finding(
+    yield _essential(
         "rights",
         "root",
-        "missing" if lacking else "ok",
+        not lacking,
         f"root without CAP_{' and CAP_'.join(sorted(lacking))}" if lacking else "root",
-        "no namespace, mount or link can be made" if lacking else "",
-        "run it on the host itself, or in a container with --privileged" if lacking else "",
-        essential=True,
+        "no namespace, mount or link can be made",
+        "run it on the host itself, or in a container with --privileged",
     )
     if "SYS_RESOURCE" not in health.capabilities:
         means = "ulimits above the present hard limits are clamped to them"
@@ -229,15 +234,13 @@ def _rights(health: Health) -> Iterator[Finding]:
 def _kernel(health: Health) -> Iterator[Finding]:
     from netns_orch.graph.host import HOW_TO
 
-    old = _version(health.release) < _OLDEST
-    yield Finding(
+    yield _essential(
         "kernel",
         "release",
-        "missing" if old else "ok",
+        _version(health.release) >= _OLDEST,
         f"Linux {health.release}",
-        "network namespaces can't be told apart" if old else "",
-        "Linux 5.14 or later is needed" if old else "",
-        essential=True,
+        "network namespaces can't be told apart",
+        "Linux 5.14 or later is needed",
     )
     if not health.probed:
         yield Finding("kernel", "features", "note", "not tried out", health.not_probed, "sudo netorch doctor")

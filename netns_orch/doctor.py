@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from netns_orch.kernel import rights
 from netns_orch.kernel.health import Health
 
 if TYPE_CHECKING:
@@ -143,29 +144,7 @@ def _host(health: Health) -> Iterator[Finding]:
         "the system calls of this machine, or of a 32-bit Python, are not known to netorch",
         "x86_64 or aarch64, with a Python of 64 bits",
     )
-    if health.container or health.devcontainer:
-        engine = health.container or "an unknown engine"
-        kind = ", a devcontainer" if health.devcontainer else ""
-        inside = '"runArgs": ["--privileged", "--cgroupns=host"] in devcontainer.json'
-        yield Finding(
-            "host",
-            "container",
-            "note",
-            f"this is a container of {engine}{kind}",
-            "labs need its --privileged, and may reach no further than it does",
-            inside
-            if health.devcontainer
-            else "run it with --privileged --cgroupns=host, or use a virtual machine",
-        )
-    if health.wsl:
-        yield Finding(
-            "host",
-            "wsl",
-            "note",
-            "this is WSL2",
-            "its kernel lacks what is missing below, and has no modules to load",
-            "a kernel of your own: kernel= in .wslconfig; systemd: boot.systemd=true in /etc/wsl.conf",
-        )
+    yield from _around(health)
     yield from _file_systems(health)
     for name, where in health.firewalls.items():
         means, mend = _FIREWALLS[name]
@@ -192,6 +171,29 @@ def _host(health: Health) -> Iterator[Finding]:
         )
 
 
+def _around(health: Health) -> Iterator[Finding]:
+    """What this host is inside of."""
+    if health.container or health.devcontainer:
+        engine = health.container or "an unknown engine"
+        kind = ", a devcontainer" if health.devcontainer else ""
+        means = "labs need its --privileged, and may reach no further than it does"
+        mend = rights.how_to_get(engine, health.devcontainer)
+        yield Finding("host", "container", "note", f"this is a container of {engine}{kind}", means, mend)
+    if health.wsl == "WSL1":
+        means = "its kernel is Windows, without namespaces, cgroups and bridges"
+        mend = "wsl --set-version DISTRIBUTION 2"
+        yield Finding("host", "wsl", "missing", "this is WSL1", means, mend, essential=True)
+    elif health.wsl:
+        yield Finding(
+            "host",
+            "wsl",
+            "note",
+            "this is WSL2",
+            "its kernel may lack what is missing below; before 6.6 it has no modules to load",
+            "wsl --update; else a kernel of your own: kernel= in .wslconfig",
+        )
+
+
 def _file_systems(health: Health) -> Iterator[Finding]:
     if health.overlay_root:
         means = "namespaces.user with the host's root is refused: it can't be mapped; other roots can"
@@ -213,18 +215,22 @@ def _file_systems(health: Health) -> Iterator[Finding]:
 
 
 def _rights(health: Health) -> Iterator[Finding]:
+    mend = rights.how_to_get(health.container, health.devcontainer)
+    if not health.sysctls_writable:
+        means = "containers can't be given the sysctls that every container has"
+        yield _essential("rights", "sysctls", False, "/proc/sys is read-only", means, mend)
     if not health.root:
         means = "labs are rootless: in a user namespace, and private"
         yield Finding("rights", "root", "note", "not root", means, "sudo netorch doctor   looks as root does")
         return
-    lacking = {"SYS_ADMIN", "NET_ADMIN"} - health.capabilities
+    lacking = set(rights.ESSENTIAL) - health.capabilities
     yield _essential(
         "rights",
         "root",
         not lacking,
         f"root without CAP_{' and CAP_'.join(sorted(lacking))}" if lacking else "root",
         "no namespace, mount or link can be made",
-        "run it on the host itself, or in a container with --privileged",
+        mend,
     )
     if "SYS_RESOURCE" not in health.capabilities:
         means = "ulimits above the present hard limits are clamped to them"
@@ -276,22 +282,21 @@ def _version(release: str) -> tuple[int, ...]:
 def _cgroups(health: Health) -> Iterator[Finding]:
     versions = health.cgroup_versions
     mode = {frozenset({1, 2}): "hybrid", frozenset({1}): "v1", frozenset({2}): "v2"}.get(versions, "none")
-    none = mode == "none"
-    yield Finding(
-        "cgroups",
-        "mode",
-        "missing" if none else "ok",
-        mode + (", below systemd" if health.systemd else ""),
-        "no process can be put into a cgroup" if none else "",
-        "mount -t cgroup2 none /sys/fs/cgroup" if none else "",
-        essential=True,
-    )
+    found, mend = mode + (", below systemd" if health.systemd else ""), "mount -t cgroup2 none /sys/fs/cgroup"
+    read_only = health.root and mode != "none" and not health.cgroup_writable
+    if read_only:
+        found += ", which can't be written to"
+        mend = rights.how_to_get(health.container, health.devcontainer)
+    works = mode != "none" and not read_only
+    yield _essential("cgroups", "mode", works, found, "no process can be put into a cgroup", mend)
     for name, keys in _CONTROLLERS.items():
         version = health.cgroups.get(name)
-        usable = version is not None and (health.root or (version == 2 and health.cgroup_writable))
+        usable = version is not None and health.cgroup_writable and (health.root or version == 2)
         mend = ""
         if version is None:
             mend = f"cgroup_no_v1={name} or cgroup_enable={name} on the kernel's command line"
+        elif read_only:
+            mend = rights.how_to_get(health.container, health.devcontainer)
         elif not usable:
             mend = "Delegate=yes for user@.service gives users their own (systemd.resource-control(5))"
         yield Finding(

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from netns_orch.errors import PermissionNeeded, UsageError
-from netns_orch.kernel import userdir
+from netns_orch.kernel import rights, userdir
 
 if TYPE_CHECKING:
     from netns_orch.kernel.outside import Port
@@ -49,7 +49,11 @@ def look() -> list[str]:
 
 
 def settle(topology: Topology, *, building: bool) -> None:
-    """Enter the realm of a lab that is to be built, planned or checked; made where there is none."""
+    """Enter the realm of a lab that is to be built, planned or checked; made where there is none.
+
+    PermissionNeeded where this one can have no lab, as a root without the rights of root.
+    """
+    rights.require()
     if not userdir.is_ordinary():
         return
     from netns_orch.kernel import founding, outside
@@ -142,7 +146,7 @@ def build(topology: Topology, function: Callable[..., T], **options: Any) -> T:
     if userdir.is_ordinary():
         result: T = _server().call(_building, topology, function, **options)
         return result
-    return function(topology, **options)
+    return _building(topology, function, **options)
 
 
 def call(lab: str, function: Callable[..., T], *args: Any, needed: bool = True, **options: Any) -> T:

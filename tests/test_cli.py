@@ -30,7 +30,7 @@ from netns_orch.errors import (
     UsageError,
     Where,
 )
-from netns_orch.kernel import founding, userdir
+from netns_orch.kernel import founding, rights, userdir
 
 RED = {
     "lab": "office",
@@ -171,6 +171,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeLab:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["/opt/bin/netorch"])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(rights, "require", lambda: None)
     monkeypatch.delenv("NETORCH_DEBUG", raising=False)
     Path("office.yaml").write_text("containers: {red: , blue: }\n")
     return fake
@@ -323,11 +324,25 @@ ERRORS = [
 
 @pytest.mark.parametrize(("error", "code", "stderr"), ERRORS, ids=[type(e).__name__ for e, _, _ in ERRORS])
 def test_errors_as_a_user_reads_them(
-    lab: FakeLab, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, stderr: str
+    lab: FakeLab,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    stderr: str,
 ) -> None:
     lab.error = error
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert main(["up", "office.yaml"]) == code
     assert capsys.readouterr() == ("", stderr)
+
+
+def test_root_without_the_rights_of_root_is_not_sent_to_sudo(
+    lab: FakeLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.error = PermissionNeeded("this root is without CAP_SYS_ADMIN", hint="--privileged")
+    assert main(["up", "office.yaml"]) == 1
+    assert capsys.readouterr().err == "error: this root is without CAP_SYS_ADMIN\nhint: --privileged\n"
 
 
 def test_debug_adds_a_traceback(

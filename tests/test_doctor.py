@@ -11,8 +11,8 @@ import pytest
 from support.runner import ROOT, Netorch
 
 from netns_orch import doctor
-from netns_orch.kernel import facts
-from netns_orch.kernel.health import CAPABILITIES, PROGRAMS, Health
+from netns_orch.kernel import facts, health, rights
+from netns_orch.kernel.health import PROGRAMS, Health
 
 GOOD = Health(
     release="6.1.0-18-amd64",
@@ -20,7 +20,7 @@ GOOD = Health(
     libc="glibc 2.36",
     python="3.11.2",
     root=True,
-    capabilities=frozenset(CAPABILITIES),
+    capabilities=frozenset(rights.NUMBERS),
     features=facts.FEATURES,
     cgroups=dict.fromkeys(("cpu", "cpuset", "memory", "pids", "io"), 2),
     cgroup_versions=frozenset({2}),
@@ -53,7 +53,7 @@ def test_each_feature_that_a_lab_file_can_ask_for_is_shown_when_it_is_missing(fe
 
 
 @pytest.mark.parametrize(
-    ("health", "name", "state", "words"),
+    ("examined", "name", "state", "words"),
     [
         (replace(GOOD, release="5.10.0-28-amd64"), "release", "missing", "5.14"),
         (replace(GOOD, capabilities=frozenset({"SYS_ADMIN"})), "root", "missing", "CAP_NET_ADMIN"),
@@ -73,7 +73,11 @@ def test_each_feature_that_a_lab_file_can_ask_for_is_shown_when_it_is_missing(fe
         (replace(GOOD, programs={}), "subordinate-ids", "note", "apt-get install uidmap"),
         (replace(GOOD, overlay_root=True), "overlay-root", "note", "namespaces.user"),
         (replace(GOOD, container="docker"), "container", "note", "--privileged"),
-        (replace(GOOD, wsl=True), "wsl", "note", "WSL2"),
+        (replace(GOOD, wsl="WSL2"), "wsl", "note", "wsl --update"),
+        (replace(GOOD, wsl="WSL1"), "wsl", "missing", "wsl --set-version"),
+        (replace(GOOD, sysctls_writable=False), "sysctls", "missing", "--privileged"),
+        (replace(GOOD, cgroup_writable=False), "mode", "missing", "--cgroupns=host"),
+        (replace(GOOD, cgroup_writable=False), "cgroup:cpu", "missing", "--privileged"),
         (replace(GOOD, container="docker", devcontainer=True), "container", "note", "devcontainer.json"),
         (replace(GOOD, firewalls={"docker": "chain DOCKER-USER"}), "docker", "note", "accept rules"),
         (replace(GOOD, firewalls={"firewalld": "nft table"}), "firewalld", "note", "--zone=trusted"),
@@ -102,10 +106,23 @@ def test_each_feature_that_a_lab_file_can_ask_for_is_shown_when_it_is_missing(fe
         (replace(GOOD, probed=False, not_probed="no right"), "features", "note", "no right"),
     ],
 )
-def test_each_lack_has_a_meaning_and_a_way_out(health: Health, name: str, state: str, words: str) -> None:
-    finding = of(health)[name]
+def test_each_lack_has_a_meaning_and_a_way_out(examined: Health, name: str, state: str, words: str) -> None:
+    finding = of(examined)[name]
     assert finding.state == state
     assert words in f"{finding.found} {finding.means} {finding.mend}"
+
+
+@pytest.mark.parametrize(
+    ("release", "found"),
+    [
+        ("4.4.0-19041-Microsoft", "WSL1"),
+        ("5.15.167.4-microsoft-standard-WSL2", "WSL2"),
+        ("6.6.114.1-microsoft-standard-WSL2+", "WSL2"),
+        ("6.1.0-18-amd64", ""),
+    ],
+)
+def test_what_a_release_says_of_windows(release: str, found: str) -> None:
+    assert health.wsl(release) == found
 
 
 def test_what_a_file_asks_for(tmp_path: Path) -> None:

@@ -159,11 +159,13 @@ def _wants_rights(error: NetorchError) -> NetorchError | None:
     import errno
 
     from netns_orch.errors import KernelError, LabFileError, NotRootless, PermissionNeeded
+    from netns_orch.kernel import realm
 
     if isinstance(error, LabFileError):
         return next((each for each in reversed(error.problems) if isinstance(each, NotRootless)), None)
     if isinstance(error, PermissionNeeded):
-        return None if "sudo " in (error.hint or "") else error
+        is_root = os.geteuid() == 0 and realm.inside() is None
+        return None if is_root or "sudo " in (error.hint or "") else error
     refused = isinstance(error, KernelError) and error.errno in (errno.EPERM, errno.EACCES)
     return error if refused and os.geteuid() != 0 else None
 

@@ -21,7 +21,7 @@ from typing import Any, TypedDict
 
 from netns_orch.errors import KernelError, NetorchError
 from netns_orch.kernel import cgroupfiles as files
-from netns_orch.kernel import cgrouplimits, cgroupusage, devicefilter, realm
+from netns_orch.kernel import cgrouplimits, cgroupusage, devicefilter, realm, rights
 from netns_orch.kernel import cgrouptree as tree
 from netns_orch.kernel import cgroupwrites as writes
 from netns_orch.kernel import hierarchies as trees
@@ -515,5 +515,6 @@ def _named(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
-        hint = "netorch needs root here" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else None
+        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        hint = rights.how_to_get(rights.container(), rights.is_devcontainer()) if refused else None
         raise KernelError(f"{what}: {error.strerror}{place}", errno=error.errno, hint=hint) from error

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from netns_orch.errors import KernelError, NetorchError, PermissionNeeded
-from netns_orch.kernel import hierarchies, idmap, realm, rundir, userdir
+from netns_orch.kernel import hierarchies, idmap, realm, rights, rundir, userdir
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.realm import Realm
 
@@ -205,11 +205,18 @@ def refused(number: int, doing: str) -> PermissionNeeded | KernelError:
     if number in (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EUSERS):
         return PermissionNeeded(
             f"a rootless lab can't be made: could not {doing}: {reason}",
-            hint="something forbids user namespaces here: a container's seccomp filter, a security module"
-            if number != errno.ENOSPC
-            else "all user namespaces are in use: sysctl user.max_user_namespaces",
+            hint="all user namespaces are in use: sysctl user.max_user_namespaces"
+            if number == errno.ENOSPC
+            else f"something forbids it here: {_who_forbids()}",
         )
     return KernelError(f"a rootless lab can't be made: could not {doing}: {reason}", errno=number)
+
+
+def _who_forbids() -> str:
+    engine, devcontainer = rights.container(), rights.is_devcontainer()
+    if engine or devcontainer:
+        return f"the engine of this container; {rights.how_to_get(engine, devcontainer)}"
+    return "a container's seccomp filter, a security module"
 
 
 def call_in(lab: str, function: Callable[[], T]) -> T:

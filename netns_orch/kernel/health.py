@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from netns_orch.errors import NetorchError
-from netns_orch.kernel import facts, hierarchies, mountinfo, netfilter
+from netns_orch.kernel import facts, hierarchies, mountinfo, netfilter, rights
 from netns_orch.kernel import syscalls as sc
 from netns_orch.resources import HostTable
 
@@ -36,11 +36,6 @@ SYSCTLS = (
     "net.ipv6.conf.default.disable_ipv6",
     "kernel.seccomp.actions_avail",
 )
-CAPABILITIES = {"SYS_ADMIN": 21, "NET_ADMIN": 12, "SYS_RESOURCE": 24, "SYS_PTRACE": 19}
-"""By their numbers in CapEff (capabilities(7)); the first two are what a lab can't do without."""
-
-_DEVCONTAINER = ("REMOTE_CONTAINERS", "CODESPACES")
-"""Set by Visual Studio Code and by GitHub in the terminals of a devcontainer."""
 _PROBE = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -67,10 +62,12 @@ class Health:
     """Each controller, and the version (1 or 2) of the hierarchy that has it."""
     cgroup_versions: frozenset[int] = frozenset()
     cgroup_writable: bool = False
-    """Whether this process may make a directory in a hierarchy of version 2, or as root in any."""
+    """Whether this process may make a directory in the hierarchy of version 2, or as root in each."""
     systemd: bool = False
     programs: dict[str, str] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
+    sysctls_writable: bool = True
+    """False: /proc/sys is mounted read-only."""
     apparmor: bool = False
     overlay_root: bool = False
     run_kind: str = "tmpfs"
@@ -82,7 +79,8 @@ class Health:
     subordinate_ids: bool = False
     container: str = ""
     """The engine whose container this is, where it is one."""
-    wsl: bool = False
+    wsl: str = ""
+    """WSL1 or WSL2, where Windows runs this Linux."""
     devcontainer: bool = False
     firewalls: dict[str, str] = field(default_factory=dict)
     """Who has rules in the host's tables (docker, podman, libvirt, firewalld, ufw), and where."""
@@ -97,25 +95,25 @@ def examine() -> Health:
     root = os.geteuid() == 0
     features, why_not = _features(root)
     trees, run = _hierarchies(), os.statvfs("/run")
+    own = [tree.position for tree in trees if root or tree.version == 2]
     firewalls, dropped = _firewalls() if root else ({}, ())
     return Health(
         release=platform.release(),
         machine=platform.machine(),
-        libc=" ".join(part for part in platform.libc_ver() if part) or "musl or unknown",
+        libc=_libc(),
         python=platform.python_version(),
         root=root,
-        capabilities=_capabilities(),
+        capabilities=rights.capabilities(),
         features=frozenset(features),
         probed=not why_not,
         not_probed=why_not,
         cgroups={name: tree.version for tree in trees for name in tree.controllers},
         cgroup_versions=frozenset(tree.version for tree in trees),
-        cgroup_writable=any(
-            os.access(f"{tree.mount}{tree.position}", os.W_OK) for tree in trees if root or tree.version == 2
-        ),
+        cgroup_writable=bool(own) and all(os.access(path, os.W_OK) for path in own),
         systemd=os.path.isdir("/run/systemd/system"),
         programs={name: path for name in PROGRAMS if (path := netfilter.find_program(name))},
         sysctls={name: value for name in SYSCTLS if (value := _sysctl(name)) is not None},
+        sysctls_writable=not os.statvfs("/proc/sys").f_flag & os.ST_RDONLY,
         apparmor=_read("/sys/module/apparmor/parameters/enabled").startswith("Y"),
         overlay_root=_file_system("/") == "overlay",
         run_kind=_file_system("/run"),
@@ -123,9 +121,9 @@ def examine() -> Health:
         run_free=run.f_bavail * run.f_frsize,
         root_read_only=bool(os.statvfs("/").f_flag & os.ST_RDONLY),
         subordinate_ids=_has_subordinate_ids(),
-        container=_container(),
-        wsl="microsoft" in platform.release().lower(),
-        devcontainer=any(os.environ.get(name) == "true" for name in _DEVCONTAINER),
+        container=rights.container(),
+        wsl=wsl(platform.release()),
+        devcontainer=rights.is_devcontainer(),
         firewalls=firewalls,
         drops=dropped,
         known_machine="mount" in sc.NUMBERS and sys.maxsize > 1 << 32,
@@ -164,19 +162,34 @@ def unprivileged() -> None:
     sys.stdout.write(json.dumps({"features": features, "why_not": why_not}))
 
 
+def wsl(release: str) -> str:
+    """What a kernel's release says of Windows; a kernel of one's own in WSL2 need not say so."""
+    if release.endswith("-Microsoft"):
+        return "WSL1"
+    return "WSL2" if "microsoft" in release.lower() or os.path.exists("/run/WSL") else ""
+
+
+def _libc() -> str:
+    """The C library of this Python and its version; platform.libc_ver() of Python 3.13 does not know musl."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError):
+        loaders = sorted(Path("/lib").glob("ld-musl-*.so.1"))
+    if not loaders:
+        return "an unknown C library"
+    import subprocess
+
+    # Without arguments it says what it is (PEP 656).
+    done = subprocess.run([loaders[0]], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    version = next((line.split()[1] for line in done.stderr.splitlines() if line.startswith("Version ")), "")
+    return f"musl {version}".strip()
+
+
 def _hierarchies() -> list[hierarchies.Hierarchy]:
     try:
         return hierarchies.detect()
     except OSError:
         return []
-
-
-def _capabilities() -> frozenset[str]:
-    for line in _read("/proc/self/status").splitlines():
-        if line.startswith("CapEff:"):
-            mask = int(line.split()[1], 16)
-            return frozenset(name for name, number in CAPABILITIES.items() if mask >> number & 1)
-    return frozenset()
 
 
 def _sysctl(name: str) -> str | None:
@@ -214,15 +227,6 @@ def _has_subordinate_ids() -> bool:
         names = {str(uid)}
     tables = (_read("/etc/subuid"), _read("/etc/subgid"))
     return all(any(line.split(":")[0] in names for line in table.splitlines()) for table in tables)
-
-
-def _container() -> str:
-    """As systemd and the engines leave it (systemd's "The Container Interface")."""
-    if os.path.exists("/.dockerenv"):
-        return "docker"
-    if os.path.exists("/run/.containerenv"):
-        return "podman"
-    return _read("/run/systemd/container").strip() or os.environ.get("container", "")  # noqa: SIM112 - its name
 
 
 def _firewalls() -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:

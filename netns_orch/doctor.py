@@ -6,7 +6,7 @@ Must not: look at the host itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -327,34 +327,79 @@ def _programs(health: Health) -> Iterator[Finding]:
 
 def _rootless(health: Health) -> Iterator[Finding]:
     """What labs of ordinary users need; a lack of it is no lack for root."""
-    sysctls = health.sysctls
+    if health.user.refused:
+        means = "no lab of yours can be built here; those of root can: sudo netorch ..."
+        yield _essential("rootless", "user-namespaces", False, health.user.refused, means, health.user.mend)
+    elif health.root:
+        yield from _forbidden(health.sysctls)
+    yield from _ids(health)
+    yield from _uplink(health)
+    if health.user.directory:
+        yield from _directory(health.user.directory, health.user.directory_refused)
+
+
+def _forbidden(sysctls: Mapping[str, str]) -> Iterator[Finding]:
+    """Root can't try out what others may; a security module may make exceptions."""
     if sysctls.get("kernel.unprivileged_userns_clone") == "0":
         yield _no_rootless("kernel.unprivileged_userns_clone is 0", "kernel.unprivileged_userns_clone=1")
     if sysctls.get("kernel.apparmor_restrict_unprivileged_userns") == "1":
         setting = "kernel.apparmor_restrict_unprivileged_userns"
-        yield _no_rootless(f"AppArmor lets no ordinary user have one ({setting} is 1)", f"{setting}=0")
+        found = f"AppArmor leaves those of ordinary users without rights ({setting} is 1)"
+        yield _no_rootless(found, f"{setting}=0")
     if sysctls.get("user.max_user_namespaces") == "0":
         yield _no_rootless("user.max_user_namespaces is 0", "user.max_user_namespaces=15000")
-    mapped = "newuidmap" in health.programs and "newgidmap" in health.programs
-    yield Finding(
-        "rootless",
-        "subordinate-ids",
-        "ok" if mapped and (health.root or health.subordinate_ids) else "note",
-        "newuidmap" if mapped else "no newuidmap",
-        "" if mapped else "containers of ordinary users have one user id each",
-        "" if mapped else "apt-get install uidmap",
-    )
-    uplink = next((name for name in ("pasta", "slirp4netns") if name in health.programs), None)
-    yield Finding(
-        "rootless",
-        "uplink",
-        "ok" if uplink else "note",
-        uplink or "neither pasta nor slirp4netns",
-        "" if uplink else "labs of ordinary users are closed: no packet leaves them",
-        "" if uplink else "apt-get install passt",
-    )
 
 
 def _no_rootless(found: str, setting: str) -> Finding:
     means = "an ordinary user can have no user namespace, and so no lab; root can"
     return Finding("rootless", "user-namespaces", "note", found, means, f"sysctl -w {setting}")
+
+
+def _ids(health: Health) -> Iterator[Finding]:
+    name, means = "subordinate-ids", "containers of ordinary users have one user id each"
+    if not {"newuidmap", "newgidmap"} <= health.programs.keys():
+        mend = "apt-get install uidmap"
+        yield Finding("rootless", name, "note", "no newuidmap", means, mend)
+    elif weak := " ".join(health.user.weak_helpers):
+        found = f"{weak}: not set-user-ID, and without capabilities; or these don't count here"
+        mend = f"as root, chmod u+s {weak}   where no_new_privs and a mount with nosuid are not the reason"
+        yield Finding("rootless", name, "note", found, means, mend)
+    elif not health.user.ids:
+        words = "--add-subuids 100000-165535 --add-subgids 100000-165535"
+        mend = f"as root, usermod {words} {health.user.name}   with ids that nobody has"
+        yield Finding("rootless", name, "note", "none in /etc/subuid and /etc/subgid", means, mend)
+    else:
+        yield Finding("rootless", name, "ok", "newuidmap")
+
+
+def _uplink(health: Health) -> Iterator[Finding]:
+    program = next((name for name in ("pasta", "slirp4netns") if name in health.programs), "")
+    found, mend = program, ""
+    if not program:
+        found, mend = "neither pasta nor slirp4netns", "apt-get install passt"
+    elif health.user.no_tun:
+        found, mend = f"{program}, but not /dev/net/tun, which it opens", health.user.no_tun
+    means = "labs of ordinary users are closed: no packet leaves them" if mend else ""
+    yield Finding("rootless", "uplink", "note" if mend else "ok", found, means, mend)
+    if not health.user.pings:
+        yield Finding(
+            "rootless",
+            "pings",
+            "note",
+            "net.ipv4.ping_group_range has none of your groups",
+            "no ping leaves a lab of yours; TCP and UDP do",
+            "as root, sysctl -w net.ipv4.ping_group_range='0 2147483647'",
+        )
+
+
+def _directory(path: str, refused: str) -> Iterator[Finding]:
+    mend = "set XDG_RUNTIME_DIR to a directory of yours that nobody else can write to"
+    if refused:
+        yield _essential("rootless", "directory", False, refused, "no lab of yours can be kept there", mend)
+        return
+    in_tmp = path.startswith("/tmp/")
+    means = "neither XDG_RUNTIME_DIR nor /run/user has a directory of yours (after su, in cron): a session"
+    means += " that has one does not see the labs of this one"
+    mend = "log in by ssh or machinectl shell; or loginctl enable-linger"
+    state: State = "note" if in_tmp else "ok"
+    yield Finding("rootless", "directory", state, path, means if in_tmp else "", mend if in_tmp else "")

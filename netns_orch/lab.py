@@ -740,7 +740,7 @@ def status(lab: str, *, strict: bool = False) -> dict[str, Any]:
     kernel, applied = known(lab, of_any_boot=True)
     observed = kernel.observe(applied.state, applied.state)
     todo = compare(applied.state, observed)
-    drift = [*_drift_outside(kernel), *(drift_of(change) for change in todo.changes)]
+    drift = [*_drift_outside(kernel), *_lost_way_out(), *(drift_of(change) for change in todo.changes)]
     kernel.warn_of_drops(applied.state)
     extra = [{"object": r.key, "what": "extra"} for r in todo.extra]
     return {
@@ -774,6 +774,12 @@ def _drift_outside(kernel: LabKernel) -> list[dict[str, Any]]:
     place.warn_of_drops(applied.state)
     kernel.warnings += place.warnings
     return [drift_of(c) for c in compare(applied.state, place.observe(applied.state, applied.state)).changes]
+
+
+def _lost_way_out() -> list[dict[str, Any]]:
+    """The drift of a rootless lab whose program for the outside was killed."""
+    program = outside.lost()
+    return [{"object": "way out", "what": "missing", "expected": program, "found": None}] if program else []
 
 
 def ps(lab: str) -> list[dict[str, Any]]:

@@ -36,16 +36,24 @@ def command() -> Iterator[None]:
             _at_the_end.reset(token)
 
 
-def look() -> list[str]:
-    """Before labs are looked for: those whose first process was killed are gone, and so are their files."""
+def look(*, needed: bool = True) -> list[str]:
+    """Before labs are looked for: those whose first process was killed are gone, and so are their files.
+
+    Where one is ``needed``, it is an error that there are none but root's.
+    """
     if not userdir.is_ordinary():
         return []
     from netns_orch.kernel import founding
 
     gone = founding.clean()
-    if not userdir.names() and os.path.isdir(userdir.RUN):
+    if needed and sees_none_but_roots():
         raise PermissionNeeded("no lab of yours is up, and those of root are root's alone")
     return gone
+
+
+def sees_none_but_roots() -> bool:
+    """Whether root has labs, and this ordinary user none."""
+    return userdir.is_ordinary() and not userdir.names() and os.path.isdir(userdir.RUN)
 
 
 def settle(topology: Topology, *, building: bool) -> None:
@@ -106,7 +114,7 @@ def each(function: Callable[[], Iterable[T]]) -> Iterable[T]:
         return function()
     from netns_orch.kernel import founding
 
-    look()
+    look(needed=False)
     found: list[T] = []
     for lab in userdir.names():
         found += founding.call_in(lab, lambda: list(function()))

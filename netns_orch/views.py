@@ -135,7 +135,7 @@ def _measure(
     With ``send``, answers to pings don't count: it is something else that has got none.
     """
     from netns_orch import trace
-    from netns_orch.kernel import probe
+    from netns_orch.kernel import outside, probe, realm
 
     node, src, dst = question
     answers = kernel.inside(node, probe.trace, src, dst, _delay(applied))
@@ -149,7 +149,11 @@ def _measure(
     if not any(answer.kind == "reply" for answer in answers):
         ways = (predicted.there, predicted.back, found.there, found.back)
         facts = _facts(kernel, question, trace.nodes_of(*ways), send)
-    return trace.judge(predicted, found, [trace.Measured(*answer) for answer in answers], owners, facts)
+    verdict = trace.judge(predicted, found, [trace.Measured(*answer) for answer in answers], owners, facts)
+    lost = verdict.lost
+    if lost and lost.kind == "unknown" and found.there.end == "outside" and send is None and realm.inside():
+        verdict.lost = lost._replace(hint=outside.why_silent() or "")
+    return verdict
 
 
 def _delay(state: State) -> float:

@@ -6,6 +6,7 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.runner import ROOT, Netorch
@@ -13,6 +14,7 @@ from support.runner import ROOT, Netorch
 from netns_orch import doctor
 from netns_orch.kernel import facts, health, rights
 from netns_orch.kernel.health import PROGRAMS, Health
+from netns_orch.kernel.userhealth import UserHealth
 
 GOOD = Health(
     release="6.1.0-18-amd64",
@@ -27,8 +29,13 @@ GOOD = Health(
     cgroup_writable=True,
     programs={name: f"/usr/sbin/{name}" for name in PROGRAMS},
     sysctls={"net.ipv4.neigh.default.gc_thresh3": "16384", "kernel.seccomp.actions_avail": "allow"},
-    subordinate_ids=True,
 )
+ORDINARY = replace(GOOD, root=False, user=UserHealth(name="alice", directory="/run/user/1000/netorch"))
+
+
+def of_user(**about: Any) -> Health:
+    """What an ordinary user finds on a good host, but for this."""
+    return replace(ORDINARY, user=replace(ORDINARY.user, **about))
 
 
 def of(health: Health) -> dict[str, doctor.Finding]:
@@ -40,6 +47,8 @@ def test_a_good_host_lacks_nothing() -> None:
     found = doctor.findings(GOOD)
     assert {finding.state for finding in found} == {"ok"}
     assert doctor.missing(found, facts.FEATURES) == []
+    mine = doctor.findings(ORDINARY)
+    assert [finding.name for finding in mine if finding.state != "ok"] == ["root"], "it notes: not root"
 
 
 @pytest.mark.parametrize("feature", sorted(facts.FEATURES))
@@ -103,6 +112,13 @@ def test_each_feature_that_a_lab_file_can_ask_for_is_shown_when_it_is_missing(fe
             "note",
             "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
         ),
+        (of_user(refused="s is 1", mend="sysctl -w s=0"), "user-namespaces", "missing", "sysctl -w s=0"),
+        (of_user(no_tun="as root, modprobe tun"), "uplink", "note", "modprobe tun"),
+        (of_user(pings=False), "pings", "note", "ping_group_range='0 2147483647'"),
+        (of_user(ids=False), "subordinate-ids", "note", "usermod --add-subuids"),
+        (of_user(weak_helpers=("/b/newuidmap",)), "subordinate-ids", "note", "chmod u+s /b/newuidmap"),
+        (of_user(directory="/tmp/netorch-1000"), "directory", "note", "loginctl enable-linger"),
+        (of_user(directory_refused="not yours alone"), "directory", "missing", "XDG_RUNTIME_DIR"),
         (replace(GOOD, probed=False, not_probed="no right"), "features", "note", "no right"),
     ],
 )

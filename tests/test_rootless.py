@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -11,14 +13,17 @@ import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import test_pytest_plugin
 from support import cgroups, outside
 from support.ordinary import ALICE, BOB, Ordinary, covered
 from support.outer import TestHost, run
-from support.runner import TOPOLOGIES
+from support.runner import TOPOLOGIES, Netorch
 from support.waiting import until
+
+from netns_orch.kernel import founding
 
 pytestmark = pytest.mark.kernel
 CLOSED = {"PATH": "/nonexistent"}
@@ -151,6 +156,50 @@ links: [[user, br0], [time, br0], [nest, br0], [alone, br0], [web, br0], [all, b
     alice("down")
 
 
+def test_the_plan_that_is_printed_is_the_plan_that_is_run(alice: Ordinary) -> None:
+    """Each plan of a lab that is not up is made in namespaces of its own."""
+    lab = alice.write(SWITCH)
+    plans = [alice("plan", lab, "--json").json() for _ in range(2)]
+    assert plans[0] == plans[1]
+    ports = set(re.findall(r"\bhost:(v\w+)", json.dumps(plans[0])))
+    alice("up", lab, environment=CLOSED)
+    there = json.loads(run("nsenter", "-U", "-n", "-t", str(alice.holder("lab")), "ip", "-j", "link"))
+    assert len(ports) == 2 and ports <= {link["ifname"] for link in there}
+    alice("down")
+
+
+def test_directories_of_the_host_that_are_mounts(alice: Ordinary, base: Path) -> None:
+    """A container may write there as anywhere else: /etc, a file in it, a directory below /var, /srv."""
+    etc, var = base / "etc", Path("/var/lib") / base.name
+    run("cp", "-a", "/etc", str(etc))
+    (base / "motd").write_text("covered\n")
+    (base / "var" / "sub").mkdir(parents=True)
+    (base / "var" / "f").write_text("old\n")
+    var.mkdir()
+    mounts = [(etc, "/etc"), (base / "motd", "/etc/motd"), (base / "var", str(var)), (base / "var", "/srv")]
+    (etc / "motd").touch()
+    done: list[str] = []
+    try:
+        for source, target in mounts:
+            run("mount", "--bind", str(source), target)
+            done.append(target)
+        alice("up", alice.write(SWITCH), environment=CLOSED)
+        script = (
+            "cat /etc/motd; echo new > /etc/motd; echo x > /etc/netorch-test; mkdir /srv/d;"
+            f"cd {var}; cat f; mkdir sub/d; echo new > sub/d/f; rm f; cat /etc/motd sub/d/f; ls /srv"
+        )
+        said = alice("exec", "red", "sh", "-ec", script).stdout.split()
+        assert said == ["covered", "old", "new", "new", "d", "f", "sub"]
+        changed = alice("diff", "red").stdout.splitlines()
+        assert {"A /etc/netorch-test", f"D {var}/f", f"A {var}/sub/d", "A /srv/d"} <= set(changed)
+        assert (base / "motd").read_text() == "covered\n" and not (etc / "netorch-test").exists()
+        alice("down")
+    finally:
+        for target in reversed(done):
+            run("umount", target)
+        var.rmdir()
+
+
 def test_checks_and_scenarios(alice: Ordinary) -> None:
     lab = alice.write(SWITCH + "checks: [reach: all]\nscenario: [link red lan down]\n")
     alice("test", lab)
@@ -235,11 +284,23 @@ def test_a_program_that_ends_while_it_builds(alice: Ordinary, number: signal.Sig
     assert not alice.top.exists() and not _sleeping()
 
 
+def test_nobody_has_to_wait_for_who_builds(alice: Ordinary) -> None:
+    """A killed ``up`` leaves the host's PID 1 no child that must be reaped before the realm can end."""
+    alice.write(SWITCH.replace("red: ,", "red: {setup: [sleep 4711]},"))
+    with alice.start("up", environment=CLOSED) as up:
+        until(lambda: _sleeping(), "the setup of red", 60)
+        zygote = rb"Name:\tnetorch-zygote\n(?:.*\n)*?PPid:\t(\d+)\n"
+        found = [re.findall(zygote, _content(path)) for path in Path("/proc").glob("[0-9]*/status")]
+        assert [b"%d" % alice.holder("lab")] in found, "whose child the process is that forks containers"
+        up.kill()
+    alice("down", "lab")
+
+
 def _sleeping() -> bool:
-    return b"sleep\x004711\0" in [_command(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+    return b"sleep\x004711\0" in [_content(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
 
 
-def _command(path: Path) -> bytes:
+def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError:
@@ -267,9 +328,9 @@ def test_the_pytest_plugin(alice: Ordinary) -> None:
 
 def test_with_the_first_process_everything_ends(alice: Ordinary) -> None:
     alice("up", alice.write(RED_BLUE.replace("  red:\n", "  red: {command: [sleep, '1000']}\n")))
-    pids = [alice.pid("red"), alice.pid("blue")]
+    assert {"netorch-holder", "netorch-init", "sleep"} <= set(alice.processes())
     os.kill(alice.holder("lab"), signal.SIGKILL)
-    until(lambda: not any(_runs(pid) for pid in pids), "the end of both containers", 60)
+    until(lambda: not alice.processes(), "the end of containers, commands and the way out", 60)
     gone = alice("exec", "red", "true", code=125).stderr
     assert "lab has ended" in gone or "no lab is up" in gone
     assert alice("ls", "--json").json() == []
@@ -279,11 +340,11 @@ def test_with_the_first_process_everything_ends(alice: Ordinary) -> None:
     alice("down")
 
 
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+def test_without_its_files_a_lab_ends(alice: Ordinary) -> None:
+    """/run/user/UID goes with a user's last session; whoever comes next could not find the lab."""
+    alice("up", alice.write(SWITCH), environment=CLOSED)
+    shutil.rmtree(alice.top)
+    alice.assert_nothing_left()
 
 
 KILLED = """
@@ -325,7 +386,7 @@ def test_what_fails_is_rolled_back_with_its_namespaces(alice: Ordinary) -> None:
 # -- users apart ---------------------------------------------------------------------------------
 
 
-def test_two_users_at_once(user: Callable[[int], Ordinary]) -> None:
+def test_two_users_at_once(user: Callable[[int], Ordinary], netorch: Netorch) -> None:
     """Neither can see, enter or stop the other's; nor does root's netorch take them for its own."""
     alice, bob = user(ALICE), user(BOB)
     started = [each.start("up", each.write(RED_BLUE)) for each in (alice, bob)]
@@ -335,7 +396,15 @@ def test_two_users_at_once(user: Callable[[int], Ordinary]) -> None:
     for each in (alice, bob):
         assert len(each("ls", "--json").json()) == 1
         each("exec", "red", "ping", "-c1", "-W1", "blue")
-    bob("down", "--all")
+    with netorch.lab(RED_BLUE):  # of the same name and subnet, on the host itself
+        assert [row["netns"] for row in netorch("ls", "--json").json()] == ["host"]
+        for each in (alice, bob):
+            assert [row["netns"] for row in each("ls", "--json").json()] == ["private"]
+            assert each("gc").stdout == "" and each("status").code == 0
+        bob("down", "--all")
+        assert bob("ls", "--json").json() == [] and netorch("status").code == 0
+        assert netorch("gc").stdout == ""
+        netorch("down", "--all")
     pid, holder = alice.pid("red"), alice.holder("lab")
     theirs = {"XDG_RUNTIME_DIR": str(alice.runtime)}
     for words in (["exec", "red", "true"], ["ps"], ["status", "lab"]):
@@ -349,6 +418,20 @@ def test_two_users_at_once(user: Callable[[int], Ordinary]) -> None:
     assert bob.run("ls", str(alice.top)).returncode != 0
     alice("exec", "red", "ping", "-c1", "-W1", "blue")
     alice("down")
+
+
+def test_one_port_for_two_users(user: Callable[[int], Ordinary]) -> None:
+    if not any(map(shutil.which, ("pasta", "slirp4netns"))):
+        pytest.skip("neither pasta nor slirp4netns is installed (apt-get install passt)")
+    alice, bob = user(ALICE), user(BOB)
+    alice("up", alice.write(PUBLISHED))
+    refused = bob("up", bob.write(PUBLISHED), code=1).stderr
+    assert f"can't be published: a program of user {ALICE} listens on " in refused
+    assert "lab.yaml:4:" in refused and "--var PORT=N" in refused
+    assert not bob.top.exists()
+    again = alice("up", "lab.yaml", "--name", "again", code=1).stderr
+    assert "can't be published: lab lab of yours has it" in again
+    alice("down", "lab")
 
 
 def test_without_a_run_directory_one_in_tmp(alice: Ordinary, base: Path) -> None:
@@ -392,12 +475,13 @@ def test_what_only_root_can_have(alice: Ordinary) -> None:
 def test_user_namespaces_forbidden_says_how_to_mend_it(alice: Ordinary) -> None:
     """In a user namespace around it, in which nobody may make another."""
     alice.write(SWITCH)
-    script = 'read mapped && echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    script = 'read mapped && echo 0 > /proc/sys/user/max_user_namespaces && "$@" doctor; exec "$@" up'
     around = subprocess.Popen(
-        ["unshare", "--user", "--keep-caps", "sh", "-c", script, "sh", *alice.argv("up")],
+        ["unshare", "--user", "--keep-caps", "sh", "-c", script, "sh", *alice.argv()],
         cwd=alice.directory,
         env=alice.environment,
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -405,11 +489,24 @@ def test_user_namespaces_forbidden_says_how_to_mend_it(alice: Ordinary) -> None:
     until(lambda: os.stat(f"/proc/{around.pid}/ns/user").st_ino != own, "the namespace around it")
     for kind in ("uid", "gid"):
         Path(f"/proc/{around.pid}/{kind}_map").write_text(f"0 0 {ALICE + 1}\n")
-    _, said = around.communicate("mapped\n", timeout=60)
+    found, said = around.communicate("mapped\n", timeout=60)
     assert around.returncode == 1, said
+    assert re.search("missing +user-namespaces +.*user.max_user_namespaces is 0", found), found
+    assert "error: user-namespaces is missing, which every lab needs" in said
     assert "user.max_user_namespaces is 0" in said
     assert "sysctl -w user.max_user_namespaces=" in said
     assert "run it as root: sudo " in said and " -m netns_orch up" in said
+
+
+def test_what_ubuntu_forbids(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No kernel here has that sysctl; what fails for another reason is not laid at its door."""
+    monkeypatch.setattr(founding, "_SYSCTLS", tmp_path)
+    switch = "kernel.apparmor_restrict_unprivileged_userns"
+    (tmp_path / "kernel").mkdir()
+    (tmp_path / switch.replace(".", "/", 1)).write_text("1\n")
+    error = founding.refused(errno.EPERM, "make the other namespaces")
+    assert f"sysctl {switch} is 1" in error.what and f"sysctl -w {switch}=0" in (error.hint or "")
+    assert switch not in founding.refused(errno.EIO, "make the other namespaces").what
 
 
 def test_subordinate_ids(alice: Ordinary, base: Path) -> None:
@@ -467,6 +564,21 @@ def test_the_outside(alice: Ordinary, outer: TestHost, program: str) -> None:
     assert "lab.yaml" in run("python3", "-I", "-c", FETCH, "http://127.0.0.1:18080")
     with socket.create_server(("127.0.0.1", 7999)):
         assert alice("exec", "web", "python3", "-I", "-c", LOOPBACK, code=None).code == 1
+    # UDP: out, and in.
+    assert _ask(lambda *words: alice("exec", "web", *words).stdout, outside.IPV4, outside.ECHO_PORT) == host
+    assert _ask(outer.in_outside, host, 18053) == "\0\0\0\0"
+    # slirp4netns lets no datagram out to the host's loopback, nor an answer.
+    assert _ask(run, "127.0.0.1" if program == "pasta" else host, 18053) == "\0\0\0\0"
+
+    # The program is killed: `status` says so, `up` starts it again.
+    os.kill(_way_out(alice)["pid"], signal.SIGKILL)
+    said = until_drift(alice)
+    assert said == [{"object": "way out", "what": "missing", "expected": program, "found": None}]
+    alice("up", lab, environment=without(alice, program))
+    assert alice("status", "--json").json()["drift"] == []
+    seen = alice("exec", "web", "python3", "-I", "-c", FETCH, f"http://{outside.IPV4}").stdout
+    assert f"you are {host}" in seen
+    assert "lab.yaml" in run("python3", "-I", "-c", FETCH, "http://127.0.0.1:18080")
 
     # Other ports on the running lab; a port of somebody else's is an error, and the lab stays as it was.
     alice.write(PUBLISHED.replace("18080", "18081"))
@@ -475,16 +587,51 @@ def test_the_outside(alice: Ordinary, outer: TestHost, program: str) -> None:
     with socket.create_server(("", 18082)):
         alice.write(PUBLISHED.replace("18080", "18082"))
         refused = alice("up", lab, code=1, environment=without(alice, program)).stderr
-    assert "port 18082/tcp of the host can't be published" in refused and "lab.yaml:4:" in refused
+    who = "a program of user root listens on 0.0.0.0:18082"
+    assert f"port 18082/tcp of the host can't be published: {who}" in refused and "lab.yaml:4:" in refused
+    alice.write(PUBLISHED.replace("18080", "80"))
+    refused = alice("up", lab, code=1, environment=without(alice, program)).stderr
+    assert "can't be published: an ordinary user may listen from port 1024 on" in refused
+    assert "sysctl -w net.ipv4.ip_unprivileged_port_start=80" in refused and "sudo " in refused
     assert "lab.yaml" in run("python3", "-I", "-c", FETCH, "http://127.0.0.1:18081")
     alice("down")
+
+
+def _way_out(alice: Ordinary) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((alice.top / "lab/run/.netorch-outside").read_text())
+    return found
+
+
+def until_drift(alice: Ordinary) -> list[dict[str, Any]]:
+    until(lambda: alice("status", code=None).code == 1, "drift")
+    drift: list[dict[str, Any]] = alice("status", "--json", code=1).json()["drift"]
+    return drift
+
+
+def _ask(there: Callable[..., str], address: str, port: int) -> str:
+    """What comes back of a datagram that is sent ``there``; some may be lost while programs start."""
+    return there("python3", "-I", "-c", DATAGRAM, address, str(port))
 
 
 PUBLISHED = """bridges: {br0: 10.0.0.1/24}
 containers:
   web: {command: [python3, -I, -m, http.server, "80"], working_dir: /srv, ready: {tcp: 80, timeout: 60s},
-        files: {/srv/lab.yaml: ""}, ports: ["18080:80"]}
+        files: {/srv/lab.yaml: ""}, ports: ["18080:80", "18053:53/udp"]}
+  udp: {namespaces: {net: "container:web"}, command: 'exec python3 -I -c "import socketserver as s;
+        s.UDPServer((str(), 53), type(str(1), (s.BaseRequestHandler,), dict(handle=lambda self:
+        self.request[1].sendto(bytes(4), self.client_address)))).serve_forever()"'}
 links: [[web, br0]]
+"""
+DATAGRAM = """
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(2)
+for _ in range(10):
+    s.sendto(b"?", (sys.argv[1], int(sys.argv[2])))
+    try:
+        sys.exit(print(s.recv(99).decode(), end=""))
+    except TimeoutError:
+        pass
 """
 FETCH = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=20).read().decode())"
 LOOPBACK = """
@@ -497,6 +644,46 @@ for address in ("100.64.0.1", "100.64.0.2", "10.0.0.1"):
     sys.exit(0)
 sys.exit(1)
 """
+
+
+def test_a_program_for_the_outside_that_fails(alice: Ordinary) -> None:
+    """An old pasta that lacks an option: the next program is tried, or `up` says what is wrong."""
+    if shutil.which("slirp4netns") is None:
+        pytest.skip("slirp4netns is not installed (apt-get install slirp4netns)")
+    old = alice.directory / "old"
+    old.mkdir()
+    (old / "pasta").write_text("#!/bin/sh\necho \"pasta: unrecognized option '--ns-ifname'\" >&2; exit 1\n")
+    (old / "pasta").chmod(0o755)
+    tools = f"{old}:{without(alice, 'sh')['PATH']}"
+    lab = alice.write(PUBLISHED)
+    both = f"{old}:{without(alice, 'sh', 'slirp4netns')['PATH']}"
+    assert "outside by slirp4netns" in alice("up", lab, environment={"PATH": both}).stderr
+    assert "lab.yaml" in run("python3", "-I", "-c", FETCH, "http://127.0.0.1:18080")
+    alice("down")
+    refused = alice("up", lab, code=1, environment={"PATH": tools}).stderr
+    assert "pasta, the way out of the lab, did not come up" in refused and "'--ns-ifname'" in refused
+    assert not alice.top.exists()
+    closed = alice("up", alice.write(SWITCH), environment={"PATH": tools}).stderr
+    assert "nothing goes out or in: pasta" in closed and "'--ns-ifname'" in closed
+    alice("down")
+
+
+def test_pings_to_the_outside(alice: Ordinary) -> None:
+    """By a socket of the user's, which takes a sysctl that Debian's systemd sets and others don't."""
+    if shutil.which("pasta") is None:
+        pytest.skip("pasta is not installed (apt-get install passt)")
+    allowed = Path("/proc/sys/net/ipv4/ping_group_range")
+    before = allowed.read_text()
+    try:
+        for value, code in (("1 0", 1), ("0 2147483647", 0)):
+            allowed.write_text(value)
+            alice("up", alice.write(RED_BLUE), environment=without(alice, "pasta"))
+            said = alice("path", "red", outside.IPV4, "--probe", code=code).stdout
+            hint = "sysctl -w net.ipv4.ping_group_range='0 2147483647'"
+            assert (hint in said) == (code == 1), said
+            alice("down")
+    finally:
+        allowed.write_text(before)
 
 
 # -- cgroups -------------------------------------------------------------------------------------

@@ -57,7 +57,14 @@ def look() -> list[str]:
     """Before labs are looked for: forget those of this user whose first process was killed; their names."""
     from netns_orch import rootless
 
-    return rootless.look()
+    return rootless.look(needed=False)
+
+
+def only_root_has_labs() -> bool:
+    """Whether there are labs, but none of this ordinary user."""
+    from netns_orch import rootless
+
+    return rootless.sees_none_but_roots()
 
 
 def each(function: Callable[[], Iterable[T]]) -> Iterable[T]:

@@ -129,6 +129,7 @@ def _down_all(wait: float | None, *, json: bool) -> int:
         out_json([render.down_json(report) for report in done if report is not None])
     elif not done:
         note("no lab is up")
+    _note_roots()
     return EXIT_FAILED if None in done else EXIT_DONE
 
 
@@ -151,6 +152,11 @@ def _down_here(wait: float | None, *, json: bool) -> list[DownReport | None]:
     if not done:
         lab.tidy()
     return done
+
+
+def _note_roots() -> None:
+    if choose.only_root_has_labs():
+        note("labs of root are up, which are root's alone: sudo netorch ls")
 
 
 def plan(what: What, *, format_: str, json: bool) -> None:
@@ -224,6 +230,7 @@ def ls(*, json: bool) -> None:
         out_json(rows)
     else:
         out("\n".join(render.labs_table(rows)))
+    _note_roots()
 
 
 def ps(word: str | None, *, label: Sequence[str] | None, json: bool) -> None:

@@ -43,9 +43,12 @@ _SWITCHES = (
         "1",
         "sysctl kernel.apparmor_restrict_unprivileged_userns is 1: AppArmor leaves a user namespace of an "
         "ordinary user without rights",
-        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for netorch "
+        "with `userns,`",
     ),
 )
+_FORBIDDEN = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EUSERS)
+_SYSCTLS = Path("/proc/sys")
 
 
 def found(lab: str) -> Realm:
@@ -156,7 +159,10 @@ def _start(here: Realm, run: str) -> None:
 def _told(here: Realm, channel: socket.socket, maker: int) -> dict[str, Any]:
     """Lead the holder through its steps; what there is to know about it."""
     _hear(channel, "user")
-    ids = idmap.write(maker)
+    try:
+        ids = idmap.write(maker)
+    except KernelError as error:
+        raise refused(error.errno or 0, "map your user ids") from error
     channel.send(b"mapped")
     pid = int(_hear(channel, "pid"))
     here.pidfd = os.pidfd_open(pid)
@@ -193,16 +199,16 @@ def _hear(channel: socket.socket, wanted: str) -> str:
 
 def refused(number: int, doing: str) -> PermissionNeeded | KernelError:
     """Why an ordinary user can't have a realm here, and how to mend it."""
-    for name, value, what, how in _SWITCHES:
+    for name, value, what, how in _SWITCHES if number in _FORBIDDEN else ():
         try:
-            there = Path(f"/proc/sys/{name}").read_text().strip()
+            there = (_SYSCTLS / name).read_text().strip()
         except OSError:
             continue
         if there == value:
             hint = f"or allow it, as root: {how}"
             return PermissionNeeded(f"a rootless lab can't be made: {what}", hint=hint)
     reason = os.strerror(number)
-    if number in (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EUSERS):
+    if number in _FORBIDDEN:
         return PermissionNeeded(
             f"a rootless lab can't be made: could not {doing}: {reason}",
             hint="all user namespaces are in use: sysctl user.max_user_namespaces"

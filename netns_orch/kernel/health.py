@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from netns_orch.errors import NetorchError
-from netns_orch.kernel import facts, hierarchies, mountinfo, netfilter, rights
+from netns_orch.kernel import facts, founding, hierarchies, mountinfo, netfilter, rights, userhealth
 from netns_orch.kernel import syscalls as sc
+from netns_orch.kernel.userhealth import UserHealth
 from netns_orch.resources import HostTable
 
 PROGRAMS = (
@@ -76,7 +77,7 @@ class Health:
     run_free: int = 1 << 30
     """Bytes that this user may still write there."""
     root_read_only: bool = False
-    subordinate_ids: bool = False
+    user: UserHealth = field(default_factory=UserHealth)
     container: str = ""
     """The engine whose container this is, where it is one."""
     wsl: str = ""
@@ -93,7 +94,7 @@ class Health:
 def examine() -> Health:
     """Look at everything; no error, whatever is missing."""
     root = os.geteuid() == 0
-    features, why_not = _features(root)
+    features, why_not, mend = _features(root)
     trees, run = _hierarchies(), os.statvfs("/run")
     own = [tree.position for tree in trees if root or tree.version == 2]
     firewalls, dropped = _firewalls() if root else ({}, ())
@@ -120,7 +121,7 @@ def examine() -> Health:
         run_writable=not run.f_flag & os.ST_RDONLY,
         run_free=run.f_bavail * run.f_frsize,
         root_read_only=bool(os.statvfs("/").f_flag & os.ST_RDONLY),
-        subordinate_ids=_has_subordinate_ids(),
+        user=userhealth.examine(why_not if mend else "", mend),
         container=rights.container(),
         wsl=wsl(platform.release()),
         devcontainer=rights.is_devcontainer(),
@@ -130,12 +131,13 @@ def examine() -> Health:
     )
 
 
-def _features(root: bool) -> tuple[Iterable[str], str]:
+def _features(root: bool) -> tuple[Iterable[str], str, str]:
+    """The features; why they could not be tried out, and how to mend that where an ordinary user may not."""
     if root:
         try:
-            return facts.features(facts.FEATURES), ""
+            return facts.features(facts.FEATURES), "", ""
         except NetorchError as error:
-            return frozenset(), error.what
+            return frozenset(), error.what, ""
     import subprocess
 
     package = str(Path(__file__).resolve().parents[2])
@@ -144,22 +146,26 @@ def _features(root: bool) -> tuple[Iterable[str], str]:
     try:
         said = json.loads(done.stdout)
     except ValueError:
-        return frozenset(), "the process that tries them out ended before it said anything"
-    return said["features"], said["why_not"]
+        return frozenset(), "the process that tries them out ended before it said anything", ""
+    return said["features"], said["why_not"], said["mend"]
 
 
 def unprivileged() -> None:
     """Print, as JSON, the features that are there inside of a new user namespace."""
     features: list[str] = []
-    why_not = ""
+    why_not = mend = ""
+    doing = "make a user namespace"
     try:
         sc.unshare(sc.CLONE_NEWUSER)
+        doing = "make the other namespaces"  # AppArmor may leave a user namespace without rights
+        sc.unshare(sc.CLONE_NEWNS | sc.CLONE_NEWNET)
         features = sorted(facts.features(facts.FEATURES))
     except OSError as error:
-        why_not = f"an ordinary user may not make a user namespace here ({os.strerror(error.errno or 0)})"
+        refused = founding.refused(error.errno or 0, doing)
+        why_not, mend = refused.what, refused.hint or ""
     except NetorchError as error:
         why_not = error.what
-    sys.stdout.write(json.dumps({"features": features, "why_not": why_not}))
+    sys.stdout.write(json.dumps({"features": features, "why_not": why_not, "mend": mend}))
 
 
 def wsl(release: str) -> str:
@@ -214,19 +220,6 @@ def _file_system(path: str) -> str:
         if (path == point or path.startswith(f"{point}/")) and len(point) >= len(best):
             best, kind = point, mount.kind
     return kind
-
-
-def _has_subordinate_ids() -> bool:
-    """Whether subuid(5) and subgid(5) give this user a range."""
-    import pwd
-
-    uid = os.getuid()
-    try:
-        names = {str(uid), pwd.getpwuid(uid).pw_name}
-    except KeyError:
-        names = {str(uid)}
-    tables = (_read("/etc/subuid"), _read("/etc/subgid"))
-    return all(any(line.split(":")[0] in names for line in table.splitlines()) for table in tables)
 
 
 def _firewalls() -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:

@@ -3,6 +3,9 @@
 Owns: the making of the realm's namespaces, the realm's /run, waiting until it is killed.
 Must not: know what a lab is; outlive whoever starts it before that one has said to keep it.
 
+It ends, and with it the lab, also when its files are removed: /run/user/UID goes with a user's last session,
+and nobody would find the lab again.
+
 Run as ``python -I -S holder.py CHANNEL RUN``; CHANNEL is a SEQPACKET socket, RUN the directory that is to be
 /run inside.  It says ``user`` once it has a user namespace, and goes on when it hears ``mapped``; ``pid N``
 for the process that stays, which goes on when it hears ``go``, says ``ready`` when all is made, and stays
@@ -42,6 +45,7 @@ class Holder:
         self.channel = channel
         self.run = run
         self.doing = ""
+        self.directory = os.open(os.path.dirname(run), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def main(self) -> None:
         """In the process that was started: make the namespaces, and the process that stays."""
@@ -122,11 +126,22 @@ class Holder:
         null = os.open("/dev/null", os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
-        sc.close_all_but([0, 1, 2])
+        sc.close_all_but([0, 1, 2, self.directory])
         sc.CommandLine(
             sc.arguments_area(), f"netorch-holder {os.path.basename(os.path.dirname(self.run))}"
         ).set()
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGIO, self._look)
+        with suppress(OSError):  # a kernel without CONFIG_DNOTIFY
+            fcntl.fcntl(self.directory, fcntl.F_NOTIFY, fcntl.DN_DELETE | fcntl.DN_MULTISHOT)
+        self._look()
+
+    def _look(self, *_: object) -> None:
+        """End where the realm's files are gone."""
+        try:
+            os.stat("holder.json", dir_fd=self.directory)
+        except FileNotFoundError:
+            os._exit(0)
 
 
 def _copy(entry: os.DirEntry[str]) -> tuple[str, object]:

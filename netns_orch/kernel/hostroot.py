@@ -40,19 +40,25 @@ _LARGEST_FILE = 1 << 20
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def survey(points: Iterable[str], left_out: tuple[str, ...]) -> list[Part]:
+def is_writable(path: str) -> bool:
+    """Whether a container may write to this directory of the root, or below it."""
+    return any(path == top or path.startswith(f"{top}/") for top in WRITABLE)
+
+
+def survey(points: Iterable[str], others: set[str], left_out: tuple[str, ...]) -> list[Part]:
     """The parts of the root: (kind, path, target), parents first.  ``points``: all mount points there are.
 
-    ``layer``: to be an overlay; ``directory``: to be made, for there are mounts below; ``file``: to be bound;
-    ``link``: a symbolic link to the target.  What is below ``left_out`` is not shown.
+    ``layer``: to be an overlay; ``copied``: one of nothing but the layer between; ``directory``: to be made,
+    for there are mounts below; ``file``: to be bound; ``link``: a symbolic link to the target.  What is below
+    ``left_out`` is not shown, and of ``others``, mount points, the directory alone: who calls mounts them.
     """
-    _make_ground(set(points), left_out)
+    _make_ground(others, left_out)
     found: list[Part] = []
-    _survey("/", {point for point in points if point != "/"}, left_out, found)
+    _survey("/", {point for point in points if point != "/"}, {*others, *_FRESH, *left_out}, found)
     return found
 
 
-def _survey(directory: str, points: set[str], left_out: tuple[str, ...], found: list[Part]) -> None:
+def _survey(directory: str, points: set[str], empty: set[str], found: list[Part]) -> None:
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except OSError:
@@ -64,7 +70,7 @@ def _survey(directory: str, points: set[str], left_out: tuple[str, ...], found: 
         elif not entry.is_dir(follow_symlinks=False):
             if entry.is_file(follow_symlinks=False):
                 found.append(("file", path, ""))
-        elif path in points or path in _FRESH or path in left_out:
+        elif path in empty:
             found.append(("directory", path, ""))
         elif not any(point.startswith(f"{path}/") for point in points):
             found.append(("layer", path, ""))
@@ -72,13 +78,13 @@ def _survey(directory: str, points: set[str], left_out: tuple[str, ...], found: 
             found.append(("copied", path, ""))
         else:
             found.append(("directory", path, ""))
-            _survey(path, points, left_out, found)
+            _survey(path, points, empty, found)
 
 
 # -- the layer between ---------------------------------------------------------------------------
 
 
-def _make_ground(points: set[str], left_out: tuple[str, ...]) -> None:
+def _make_ground(others: set[str], left_out: tuple[str, ...]) -> None:
     if os.path.isdir(GROUND):
         return
     import shutil
@@ -87,14 +93,20 @@ def _make_ground(points: set[str], left_out: tuple[str, ...]) -> None:
     shutil.rmtree(making, ignore_errors=True)
     os.mkdir(making, 0o755)
     count = 0
-    left = [path for path in WRITABLE if os.path.isdir(path) and not os.path.islink(path)]
-    while left and count < _MOST_DIRECTORIES:
-        path = left.pop()
-        count += 1
-        readable = _make_like(path, making + path)
-        if readable and not _is_own(path):
-            left += _inside(path, making + path, points, left_out)
+    level = [path for path in WRITABLE if path not in others and _is_plain_directory(path)]
+    while level and count < _MOST_DIRECTORIES:  # those at the top first: /etc before all that homes hold
+        below: list[str] = []
+        for path in level:
+            with suppress(FileNotFoundError):  # removed meanwhile
+                if _make_like(path, making + path) and not _is_own(path):
+                    below += _inside(path, making + path, {*others, *left_out})
+        count += len(level)
+        level = below[: _MOST_DIRECTORIES - count]
     os.rename(making, GROUND)
+
+
+def _is_plain_directory(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def _make_like(path: str, copy: str) -> bool:
@@ -116,13 +128,15 @@ def _is_own(path: str) -> bool:
     return os.stat(path).st_uid == 0
 
 
-def _inside(path: str, copy: str, points: set[str], left_out: tuple[str, ...]) -> list[str]:
+def _inside(path: str, copy: str, empty: set[str]) -> list[str]:
     """The directories to go on with; files of what is copied are copied here."""
     found = []
     for entry in os.scandir(path):
         if entry.is_dir(follow_symlinks=False):
-            if entry.path not in points and entry.path not in left_out:
+            if entry.path not in empty:
                 found.append(entry.path)
+            else:
+                os.mkdir(f"{copy}/{entry.name}", 0o755)
         elif path == COPIED or path.startswith(f"{COPIED}/"):
             with suppress(OSError):
                 _copy(entry, f"{copy}/{entry.name}")

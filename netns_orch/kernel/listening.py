@@ -25,6 +25,8 @@ class Listener(NamedTuple):
     """Bytes that wait to be read."""
     inode: int
     """As /proc/PID/fd names it."""
+    uid: int = 0
+    """Whose it is."""
 
     def serves(self, address: str) -> bool:
         """Whether it takes what is sent to ``address``."""
@@ -36,21 +38,21 @@ class Listener(NamedTuple):
 def listeners() -> list[Listener]:
     """Those of the calling thread's namespace."""
     return [
-        Listener(protocol, _address(local), port, queued, inode)
+        Listener(protocol, _address(local), port, queued, inode, uid)
         for protocol, state in (("tcp", _LISTEN), ("udp", _UNCONNECTED))
         for table in (protocol, f"{protocol}6")
-        for local, port, found, queued, inode in _rows(table)
+        for local, port, found, queued, inode, uid in _rows(table)
         if found == state
     ]
 
 
-def _rows(table: str) -> Iterator[tuple[str, int, str, int, int]]:
+def _rows(table: str) -> Iterator[tuple[str, int, str, int, int, int]]:
     with suppress(FileNotFoundError), open(f"/proc/thread-self/net/{table}", encoding="ascii") as rows:
         next(rows)
         for row in rows:
-            _, local, _, state, queues, _, _, _, _, inode, *_ = row.split()
+            _, local, _, state, queues, _, _, uid, _, inode, *_ = row.split()
             address, _, port = local.partition(":")
-            yield address, int(port, 16), state, int(queues.partition(":")[2], 16), int(inode)
+            yield address, int(port, 16), state, int(queues.partition(":")[2], 16), int(inode), int(uid)
 
 
 def _address(text: str) -> str:

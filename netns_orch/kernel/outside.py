@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from netns_orch.errors import KernelError, Where
-from netns_orch.kernel import realm, uplabs
+from netns_orch.kernel import realm, uplabs, userdir
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.realm import Realm
 
@@ -76,12 +76,43 @@ def program() -> str | None:
     return str(about["program"]) if about else None
 
 
+def lost() -> str | None:
+    """The program that led out of the realm that this process is in and runs no longer, if there was one."""
+    about = uplabs.read_json(_SIGN) or {}
+    return str(about["program"]) if "program" in about and program() is None else None
+
+
 def why_closed() -> str:
     """Why no program leads out of the realm that this process is in, in words."""
     if (missing := lack()) is not None:
         return f"for that, {missing}"
     about = uplabs.read_json(_SIGN) or {}
     return str(about.get("failed") or "the program that led there has ended")
+
+
+def why_silent() -> str | None:
+    """Why a ping to the outside of the realm that this process is in may get no answer, as a hint; None: n/a.
+
+    The program sends it by a socket of the host, which takes a group that may (icmp(7)).
+    """
+    about = _about(_SIGN)
+    if about is None:
+        return f"nothing leads out of this lab: {why_closed()}"
+    if about.get("pings", True):
+        return None
+    return (
+        f"{about['program']} may not send pings for you, only TCP and UDP: as root, "
+        "sysctl -w net.ipv4.ping_group_range='0 2147483647', and netorch down and up"
+    )
+
+
+def may_ping() -> bool:
+    """Whether this process may have a socket for pings, in the network namespace that it is in."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP).close()
+    except OSError:
+        return False
+    return True
 
 
 def lack() -> str | None:
@@ -94,9 +125,23 @@ def lack() -> str | None:
 
     if not any(shutil.which(name) for name in _WORDS):
         return "apt-get install passt"
-    if os.access(TUN, os.R_OK | os.W_OK):
-        return None
-    return f"as root, chmod 666 {TUN}" if os.path.exists(TUN) else "as root, modprobe tun"
+    return lack_of_tun()
+
+
+def lack_of_tun() -> str | None:
+    """What is to be done so that an ordinary user can open /dev/net/tun; None: he can."""
+    try:
+        if os.geteuid() != 0 or realm.inside():
+            os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
+        elif os.stat(TUN).st_mode & 0o6 != 0o6:
+            return f"as root, chmod 666 {TUN}"
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            return f"as root, chmod 666 {TUN}"
+        if error.errno == errno.EPERM:
+            return f"start this container with --device {TUN}"
+        return "as root, modprobe tun"
+    return None
 
 
 def published(here: Realm) -> list[Port] | None:
@@ -120,8 +165,9 @@ def connect(here: Realm, ports: Sequence[Port]) -> None:
     """Lead out of a realm, and these ports of the host into it, by the first program that is installed.
 
     For a process that has not entered it.  One that does just that already stays; where one can't be had
-    (``lack``), nothing is done.  One that does not come up (a host with no way out itself) is no error, but
-    for ports.  KernelError where a port is somebody else's.
+    (``lack``), nothing is done.  Where one does not come up (an old one, that lacks an option), the other is
+    tried; that none does (a host with no way out itself) is no error, but for ports.  KernelError where a
+    port is somebody else's.
     """
     sign, keys = _sign(here), [port.key for port in ports]
     about = _about(sign)
@@ -135,17 +181,21 @@ def connect(here: Realm, ports: Sequence[Port]) -> None:
     import shutil
 
     about = {}
+    failures = []
     for name in _WORDS:
         if path := shutil.which(name):
             try:
                 pid = _start(here, name, path, ports)
             except KernelError as error:
-                if ports:
-                    raise
-                about.setdefault("failed", f"{error.what}: {_last_line(error.details)}")
+                failures.append(error)
                 continue
             about = {"program": name, "pid": pid, "start_time": realm.start_time(pid), "ports": keys}
+            about["pings"] = may_ping()
             break
+    else:
+        if ports:
+            raise failures[0]
+        about["failed"] = "; ".join(f"{error.what}: {_last_line(error.details)}" for error in failures)
     Path(sign).write_text(json.dumps(about), "ascii")
 
 
@@ -171,13 +221,36 @@ def _check(ports: Iterable[Port]) -> None:
             try:
                 probe.bind((port.address or "", port.number))
             except OSError as error:
-                hint = "sysctl net.ipv4.ip_unprivileged_port_start is the first port that is free to all"
+                who, hint = _why_not(port, error)
                 raise KernelError(
-                    f"port {port.number}/{port.protocol} of the host can't be published: {error.strerror}",
+                    f"port {port.number}/{port.protocol} of the host can't be published: {who}",
                     errno=error.errno,
                     where=port.where,
-                    hint=hint if error.errno == errno.EACCES else None,
+                    hint=hint,
                 ) from error
+
+
+def _why_not(port: Port, error: OSError) -> tuple[str, str | None]:
+    """Why a port can't be had, and what to do."""
+    if error.errno == errno.EACCES:
+        free = _sysctl_value("net/ipv4/ip_unprivileged_port_start")
+        why = f"an ordinary user may listen from port {free} on"
+        return why, f"as root, sysctl -w net.ipv4.ip_unprivileged_port_start={port.number}"
+    if error.errno != errno.EADDRINUSE:
+        return os.strerror(error.errno or 0), None
+    from netns_orch.kernel import portholders
+
+    who = next((f"lab {lab} of yours has it" for lab in userdir.names() if _has(Realm(lab), port)), None)
+    hint = f'publish another one; with "${{PORT:-{port.number}}}:..." in the file, `--var PORT=N` chooses it'
+    return who or portholders.listener(port.protocol, port.number) or "somebody has it", hint
+
+
+def _has(here: Realm, port: Port) -> bool:
+    return any(each.key[:2] == port.key[:2] for each in published(here) or ())
+
+
+def _sysctl_value(name: str) -> str:
+    return Path("/proc/sys", name).read_text("ascii").strip()
 
 
 def _start(here: Realm, name: str, path: str, ports: Sequence[Port]) -> int:

@@ -49,6 +49,24 @@ def refuse_published(lab: str, id: str, ports: Iterable[PublishedPort]) -> None:
                 )
 
 
+def listener(protocol: str, number: int) -> str | None:
+    """Who listens on a port, as far as an ordinary user can see; None: nobody that is to be seen."""
+    for one in listening.listeners():
+        if (one.protocol, one.port) == (protocol, number):
+            name = _names({one.inode}).get(one.inode) or f"a program of user {_user(one.uid)}"
+            return f"{name} listens on {published(one.address, 6 if ':' in one.address else 4)}:{number}"
+    return None
+
+
+def _user(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def bridge_netfilter() -> bool:
     """Whether br_netfilter hands frames of bridges to iptables and nft (ip-sysctl.rst, bridge-nf-call-*)."""
     for path in _BRIDGE_NETFILTER:

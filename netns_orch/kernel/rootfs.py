@@ -80,6 +80,13 @@ _PSEUDO = frozenset(
         *("securityfs", "selinuxfs", "sysfs", "tracefs"),
     )
 )
+_LOCAL = frozenset(
+    (
+        *("bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay", "squashfs", "tmpfs"),
+        *("xfs", "zfs"),
+    )
+)
+"""File systems that a container's copy can be made of, without waiting for another machine."""
 PLAIN = sc.MOUNT_ATTR_NOSUID | sc.MOUNT_ATTR_NODEV | sc.MOUNT_ATTR_NOEXEC
 """How everything but the root is mounted."""
 _PATH = os.O_PATH
@@ -104,9 +111,22 @@ def _below(path: str, parents: tuple[str, ...]) -> bool:
     return any(path == parent or path.startswith(parent + "/") for parent in parents)
 
 
-def parts(mounts: list[mountinfo.Mount]) -> list[hostroot.Part]:
-    """The parts that the host's root is shown in where it can't be shown at once."""
-    return hostroot.survey([mount.point for mount in mounts], _ENGINES)
+def parts(mounts: list[mountinfo.Mount]) -> tuple[list[hostroot.Part], list[str]]:
+    """The parts that the host's root is shown in where it can't be shown at once.
+
+    And, of ``host_mounts``, those that are none of them, and are shown as they are: where no container
+    writes, and what is not on this machine, or may be no lower layer of an overlay.
+    """
+    kinds = {mount.point: mount.kind for mount in mounts}
+    others: list[str] = []
+    for point in host_mounts(mounts):
+        alike = kinds[point] in _LOCAL and hostroot.is_writable(point) and not _below(point, tuple(others))
+        copied = alike and _below(point, (hostroot.COPIED,))
+        if not copied and not (alike and os.path.isdir(point)):
+            others.append(point)
+    shown = set(host_mounts(mounts))
+    hidden = {mount.point for mount in mounts if mount.point != "/" and mount.point not in shown}
+    return hostroot.survey(kinds, {*others, *hidden}, _ENGINES), others
 
 
 def cgroup_mounts(mounts: list[mountinfo.Mount]) -> list[Mount]:

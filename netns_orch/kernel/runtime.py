@@ -92,6 +92,7 @@ class Zygote:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        """In a realm, its parent, which ends at once."""
         self._channel: socket.socket | None = None
         self._buffer = b""
         self._last_id = 0
@@ -113,9 +114,9 @@ class Zygote:
         protected = interpreter.protected()
         inherited = [theirs.fileno(), *([lock_fd] if lock_fd is not None else [])]
 
-        def start() -> subprocess.Popen[bytes]:
+        def start(*options: str) -> subprocess.Popen[bytes]:
             return subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", str(program), str(theirs.fileno())],
+                [sys.executable, "-I", "-S", "-B", str(program), str(theirs.fileno()), *options],
                 executable=f"/proc/self/fd/{protected}" if protected is not None else None,
                 pass_fds=inherited if protected is None else [*inherited, protected],
                 stdin=subprocess.DEVNULL,
@@ -124,7 +125,7 @@ class Zygote:
 
         try:
             around = realm.inside()
-            self._process = start() if around is None else _born_in(around["pid"], start)
+            self._process = start() if around is None else _born_in(around["pid"], lambda: start("orphan"))
         except OSError as error:
             raise KernelError(
                 f"the process that forks containers: {error.strerror}", errno=error.errno
@@ -137,6 +138,10 @@ class Zygote:
     def close(self) -> None:
         """End it; containers that are still being built end with it."""
         if self._channel is not None:
+            with suppress(OSError):  # it has ended
+                self._channel.shutdown(socket.SHUT_WR)
+                while self._channel.recv(1 << 16):
+                    pass  # until it is gone, whose child it may not be
             self._channel.close()
             self._channel = None
         if self._process is not None:
@@ -201,8 +206,8 @@ class Zygote:
 
     def _died(self) -> KernelError:
         code = self._process.wait() if self._process else 0
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        hint = _HINTS[errno.ENOMEM] if code == -signal.SIGKILL else None
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}" if code else "ended"
+        hint = _HINTS[errno.ENOMEM] if code in (0, -signal.SIGKILL) else None
         return KernelError(f"the process that forks containers {how}", hint=hint)
 
 

@@ -5,10 +5,14 @@ Owns: the orders, the cgroup v1 that a container's processes are born in, the fi
 Must not: hold more memory than it must (a fat parent forks slowly), have a second thread, or outlive who
 started it.
 
-Run as ``python -I -S zygote.py CHANNEL``; CHANNEL is a stream socket.  Each line in is an order (JSON) with
-an ``id``, or ``{"cancel": true}``, which drops the orders that are not begun.  Each line out says what became
-of one: ``{"id", "pid", "start_time"}``, ``{"id", "errno", "what"}`` or ``{"id", "cancelled"}``.  Any further
-descriptor it inherited (the lab's lock) is kept until nobody builds any more.
+Run as ``python -I -S zygote.py CHANNEL [orphan]``; CHANNEL is a stream socket.  Each line in is an order
+(JSON) with an ``id``, or ``{"cancel": true}``, which drops the orders that are not begun.  Each line out says
+what became of one: ``{"id", "pid", "start_time"}``, ``{"id", "errno", "what"}`` or ``{"id", "cancelled"}``.
+Any further descriptor it inherited (the lab's lock) is kept until nobody builds any more.
+
+``orphan``: in the pid namespace of a realm, it is not to be its starter's child.  If that one were killed, it
+would be left to the host's PID 1, which may take its time to reap it, or never does, and the realm could not
+end before.  Whose parent was in that namespace becomes the holder's child, and is reaped at once.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ import os
 import sys
 
 if __name__ == "__main__":  # -I leaves only the standard library on the path
+    if sys.argv[2:] == ["orphan"] and os.fork():
+        os._exit(0)
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 import gc
@@ -46,9 +52,10 @@ def host_facts(inherited: list[int]) -> dict[str, Any]:
     ``inherited``: the descriptors (the lab's lock) that every process holds as long as it builds.
     """
     mounts = mountinfo.of()
+    parts, others = rootfs.parts(mounts) if realm.inside() else (None, rootfs.host_mounts(mounts))
     return {
-        "mounts": rootfs.host_mounts(mounts),
-        "parts": rootfs.parts(mounts) if realm.inside() else None,
+        "mounts": others,
+        "parts": parts,
         "tty_group": ids.has("gid", rootfs.TTY),
         "cgroups": rootfs.cgroup_mounts(mounts),
         "masked": rootfs.masks(),

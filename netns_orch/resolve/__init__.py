@@ -27,10 +27,11 @@ def resolve(wiring: Wiring, *, id: str, host: HostFacts = _ANY_HOST) -> State:
     """All that should be, in build order.
 
     ``id`` is the lab's; of ``host`` count its name servers, what lies where roots come from, whether its
-    firewall sees the frames of bridges, and what its kernel and its programs can do.
+    firewall sees the frames of bridges, whether the lab is rootless, and what its kernel and programs can do.
     """
     sources = {path.path: path for path in host.paths}
-    names = network.HostNames(wiring, id)
+    # A rootless lab has its bridges to itself, in namespaces that are new for each plan of one not up.
+    names = network.HostNames(wiring, "" if host.rootless else id)
     return State(
         chain(
             place.table(wiring, host),

@@ -20,8 +20,14 @@ from support.waiting import PATIENCE, until
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
 MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 2, 4, 16384, 1 << 18
-SYSCTLS = {"net.ipv4.ip_forward": "0", "net.ipv6.conf.all.forwarding": "0"}
+SYSCTLS = {
+    "net.ipv4.ip_forward": "0",
+    "net.ipv6.conf.all.forwarding": "0",
+    "net.ipv4.ping_group_range": "0 2147483647",  # as systemd sets it: ordinary users may ping
+}
 """What a network namespace may inherit from the machine, and tests depend on."""
+LINK_LOCAL = "fe80::2/64"
+"""Of the host's interface where an ordinary user runs the tests: pasta asks for one."""
 
 
 def why_not() -> str | None:
@@ -88,7 +94,8 @@ class TestHost:
         run("ip", "link", "add", name, "type", "veth", "peer", "name", name, "netns", str(self.outside_pid))
         # A link-local address would appear some time later, in the middle of a test's snapshot.
         run("ip", "link", "set", name, "addrgenmode", "none")
-        for address in outside.HOST_ADDRESSES:
+        more = [LINK_LOCAL] if os.environ.get("NETORCH_TEST_ROOTLESS") else []
+        for address in [*outside.HOST_ADDRESSES, *more]:
             run("ip", "address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
         for interface in ("lo", name):
             run("ip", "link", "set", interface, "up")

@@ -170,11 +170,12 @@ class TestLimits:
 
     def test_memory_is_kept_in_pages(self) -> None:
         (group,) = (g for g in _groups(2) if "memory" in g.fields)
-        asked = Cgroup(container="red", memory=5 * 4096 + 17)
-        kept = {"memory.max": str(5 * 4096), "memory.swap.max": "0"}
-        assert cgrouplimits.as_kept(group, asked, group.read(kept.get)) == (5 * 4096 + 17, None)
-        raised = {"memory.max": str(6 * 4096), "memory.swap.max": "0"}
-        assert cgrouplimits.as_kept(group, asked, group.read(raised.get)) == (6 * 4096, 0)
+        page = os.sysconf("SC_PAGE_SIZE")
+        asked = Cgroup(container="red", memory=5 * page + 17)
+        kept = {"memory.max": str(5 * page), "memory.swap.max": "0"}
+        assert cgrouplimits.as_kept(group, asked, group.read(kept.get)) == (5 * page + 17, None)
+        raised = {"memory.max": str(6 * page), "memory.swap.max": "0"}
+        assert cgrouplimits.as_kept(group, asked, group.read(raised.get)) == (6 * page, 0)
 
     def test_a_limit_that_somebody_took_away_is_seen(self) -> None:
         for group in _groups(1):

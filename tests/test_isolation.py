@@ -66,6 +66,8 @@ def expected() -> dict[str, Any]:
         # No 32-bit call at all; a kernel without them kills who tries.
         table |= {f"{name} by int 0x80": ["ENOSYS", "SIGSEGV"] for name in ("AF_ALG", "AF_VSOCK", "AF_INET")}
         table |= {"ioperm": REFUSED}
+    if platform.machine() == "aarch64":
+        table |= {"a program of 32 bits": ["ENOSYS", "ENOEXEC"]}
     return table
 
 

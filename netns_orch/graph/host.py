@@ -19,18 +19,25 @@ from netns_orch.labfile import model
 from netns_orch.records import replace
 from netns_orch.resources import HostFacts
 
+_MODULES = {
+    "netem": "sch_netem",
+    "tbf": "sch_tbf",
+    "vlan": "8021q",
+    "vxlan": "vxlan",
+    "bond": "bonding",
+    "vrf": "vrf",
+    "dummy": "dummy",
+    "macvlan": "macvlan",
+    "bridge": "bridge",
+    "veth": "veth",
+    "overlay": "overlay",
+}
+_WHOLE_KERNEL = "Debian: linux-image-amd64 or linux-image-arm64"
 HOW_TO = {
-    "netem": "the kernel module sch_netem is missing (`modprobe sch_netem`; Debian: linux-image-amd64)",
-    "tbf": "the kernel module sch_tbf is missing (`modprobe sch_tbf`; Debian: linux-image-amd64)",
-    "vlan": "the kernel module 8021q is missing (`modprobe 8021q`; Debian: linux-image-amd64)",
-    "vxlan": "the kernel module vxlan is missing (`modprobe vxlan`; Debian: linux-image-amd64)",
-    "bond": "the kernel module bonding is missing (`modprobe bonding`; Debian: linux-image-amd64)",
-    "vrf": "the kernel module vrf is missing (`modprobe vrf`; Debian: linux-image-amd64)",
-    "dummy": "the kernel module dummy is missing (`modprobe dummy`; Debian: linux-image-amd64)",
-    "macvlan": "the kernel module macvlan is missing (`modprobe macvlan`; Debian: linux-image-amd64)",
-    "bridge": "the kernel module bridge is missing (`modprobe bridge`; Debian: linux-image-amd64)",
-    "veth": "the kernel module veth is missing (`modprobe veth`; Debian: linux-image-amd64)",
-    "overlay": "the kernel module overlay is missing (`modprobe overlay`; Debian: linux-image-amd64)",
+    **{
+        feature: f"the kernel module {module} is missing (`modprobe {module}`; {_WHOLE_KERNEL})"
+        for feature, module in _MODULES.items()
+    },
     "ipv6": "this kernel runs without IPv6 (ipv6.disable=1 on its command line?)",
     "nft": "install nftables (`apt-get install nftables`)",
     "nft-nat": "the kernel lacks nft_nat or nft_fib_inet (`modprobe -a nft_nat nft_fib_inet`)",

@@ -262,6 +262,44 @@ def _socketcall(family: int) -> int:
     return result
 
 
+def of_32_bits() -> str:
+    """What getpid(2) answers a 32-bit ARM program: ``ok`` or ``ENOSYS``; or why there can be none.
+
+    All it can tell is how it ends: by exit(2), or by an instruction that is none where no call is answered.
+    """
+    instructions = struct.pack(
+        "<8I",
+        0xE3A07014,  # mov r7, #20 (getpid)
+        0xEF000000,  # svc #0
+        0xE3700026,  # cmn r0, #38 (ENOSYS)
+        0x0A000002,  # beq the last one
+        0xE3A07001,  # mov r7, #1 (exit)
+        0xE3A00000,  # mov r0, #0
+        0xEF000000,  # svc #0
+        0xE7F000F0,  # udf #0
+    )
+    base, start = 0x10000, 52 + 32
+    size = start + len(instructions)
+    head = b"\x7fELF\1\1\1" + bytes(9)
+    head += struct.pack("<HHIIIIIHHHHHH", 2, 40, 1, base + start, 52, 0, 0x05000000, 52, 32, 1, 40, 0, 0)
+    segment = struct.pack("<8I", 1, 0, base, base, size, size, 5, 0x10000)
+    program = os.memfd_create("program")
+    os.write(program, head + segment + instructions)
+    pid = os.fork()
+    if not pid:
+        try:
+            os.execve(program, ["program"], {})
+        except OSError as error:
+            os._exit(error.errno or 255)
+    os.close(program)
+    _, ended = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(ended):
+        number = signal.Signals(os.WTERMSIG(ended))
+        return "ENOSYS" if number == signal.SIGILL else number.name
+    code = os.WEXITSTATUS(ended)
+    return errno.errorcode.get(code, str(code)) if code else "ok"
+
+
 def table() -> dict[str, str]:
     """All of it."""
     found = dict(status())
@@ -278,6 +316,8 @@ def table() -> dict[str, str]:
     found.update((f"device {name}", device(stat.S_IFCHR, pair)) for name, pair in CHARACTER_DEVICES.items())
     found.update(system_calls())
     found.update(sockets())
+    if platform.machine() == "aarch64":
+        found["a program of 32 bits"] = of_32_bits()
     return found
 
 

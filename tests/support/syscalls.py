@@ -29,10 +29,10 @@ CALLS = (
     *("clone", "clone3", "vfork", "execve", "unshare", "setns", "capset", "pidfd_open", "pidfd_send_signal"),
     *("mount", "umount2", "pivot_root", "fsopen", "fsconfig", "fsmount", "open_tree", "move_mount"),
     *("mount_setattr", "openat", "openat2", "write", "mkdir", "mkdirat", "rmdir", "mknodat", "symlink"),
-    *("symlinkat", "rename", "renameat", "unlink", "unlinkat", "chmod", "fchmod", "fchown", "flock"),
-    *("setxattr", "removexattr", "memfd_create", "socket", "bind", "sendto", "sendmsg"),
+    *("symlinkat", "rename", "renameat", "unlink", "unlinkat", "chmod", "fchmod", "fchmodat", "fchown"),
+    *("flock", "setxattr", "removexattr", "memfd_create", "socket", "bind", "sendto", "sendmsg"),
 )
-"""Those that make, change or remove something, or get hold of it."""
+"""Those that make, change or remove something, or get hold of it; not every machine has each of them."""
 SECONDS = 90 * PATIENCE
 """How long one command may take under strace before it counts as hanging."""
 _LIBRARIES = tuple({sys.prefix, sys.base_prefix, f"{ROOT}/netns_orch", "/usr/lib", "/lib", "/etc/ld.so"})
@@ -65,7 +65,7 @@ def calls(run: Netorch, *words: str | Path) -> list[Call]:
 
     What an interpreter or a program opens to start is left out: nothing has been made by then.
     """
-    log, _hangs, stderr = _traced(run, [f"trace={','.join(CALLS)}"], words)
+    log, _hangs, stderr = _traced(run, [f"trace={','.join(f'?{name}' for name in CALLS)}"], words)
     ends = {pid: code for pid, code, _ in _ENDED.findall(log)}
     assert ends.get(log.split(" ", 1)[0]) == "0", f"{words} under strace: {stderr}"
     numbers: dict[tuple[str, str], int] = defaultdict(int)

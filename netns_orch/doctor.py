@@ -177,7 +177,8 @@ def _around(health: Health) -> Iterator[Finding]:
         engine = health.container or "an unknown engine"
         kind = ", a devcontainer" if health.devcontainer else ""
         means = "labs need its --privileged, and may reach no further than it does"
-        mend = rights.how_to_get(engine, health.devcontainer)
+        lacking = not (health.sysctls_writable and set(rights.ESSENTIAL) <= health.capabilities)
+        mend = rights.how_to_get(engine, health.devcontainer) if lacking else ""
         yield Finding("host", "container", "note", f"this is a container of {engine}{kind}", means, mend)
     if health.wsl == "WSL1":
         means = "its kernel is Windows, without namespaces, cgroups and bridges"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -447,3 +448,61 @@ def test_a_root_of_any_kind(netorch: Netorch, kind: str) -> None:
     lines = done.stdout.splitlines()
     assert lines[:3] == ["made", "the root of red", "refused"], done
     assert "as it should be" in done.stdout and lines[-1] == "nothing left", done
+
+
+# -- in somebody's container -----------------------------------------------------------------------
+
+_IN_A_DEVCONTAINER = {"REMOTE_CONTAINERS": "true"}
+_RUN_ARGS = '"runArgs": ["--privileged", "--cgroupns=host"]'
+
+
+def _in(netorch: Netorch, *before: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """netorch, run by another program, in a devcontainer."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**netorch.environment, **_IN_A_DEVCONTAINER}
+        argv = [*before, *netorch.argv(*words)]
+        return subprocess.run(argv, cwd=netorch.directory, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+def test_root_without_the_rights_of_root(netorch: Netorch) -> None:
+    netorch.write(PLAIN + "checks: [{reach: all}]\n")
+    bare = _in(netorch, "setpriv", "--bounding-set", "-sys_admin,-net_admin")
+    lack = "this root is without CAP_NET_ADMIN and CAP_SYS_ADMIN"
+    up = bare("up")
+    assert up.returncode == 1 and f"no lab can be built here: {lack}\n" in up.stderr
+    assert _RUN_ARGS in up.stderr and "sudo" not in up.stderr
+    valid = bare("validate")
+    assert valid.returncode == 0 and "not checked against this host" in valid.stderr
+    assert lack in bare("test").stdout
+    doctor = bare("doctor")
+    assert doctor.returncode == 1 and _RUN_ARGS in doctor.stderr
+    assert "error: root without CAP_NET_ADMIN and CAP_SYS_ADMIN: no namespace, mount" in doctor.stderr
+
+
+READ_ONLY = """
+    mount --bind /proc/sys /proc/sys
+    mount -o remount,ro,bind /proc/sys
+    for point in $(awk '$3 ~ /^cgroup/ {print $2}' /proc/self/mounts); do
+        mount -o remount,ro,bind $point
+    done
+    exec "$0" "$@"
+"""
+"""What an engine shows of both to a container without ``--privileged``, also where it has CAP_SYS_ADMIN."""
+
+
+def test_where_sysctls_and_cgroups_are_read_only(netorch: Netorch) -> None:
+    netorch.write(PLAIN)
+    private = ["unshare", "--mount", "--propagation", "private", "sh", "-ec"]
+    said = _in(netorch, *private, READ_ONLY)("up").stderr
+    assert "no lab can be built here: /proc/sys is read-only" in said and _RUN_ARGS in said
+    assert "mount -o remount,rw,bind /proc/sys" in said
+    mended = READ_ONLY.replace('exec "$0"', 'mount -o remount,rw,bind /proc/sys; exec "$0"')
+    said = _in(netorch, *private, mended)("up").stderr
+    assert "the cgroup of container red can't be made: Read-only file system" in said and _RUN_ARGS in said
+    assert not Path("/run/netorch").exists()
+    doctor = json.loads(_in(netorch, *private, mended)("doctor", "--json").stdout)
+    mode = next(row for row in doctor["findings"] if row["name"] == "mode")
+    assert not doctor["ok"] and mode["state"] == "missing" and _RUN_ARGS in mode["mend"]

@@ -65,7 +65,10 @@ def doctor(
                 out(f"{'':10}{'':{_WIDTH}} {text}")
     for one in lacking:
         files = ", ".join(wanted.get(one.name, ())) or "every lab"
-        note(f"error: {one.name} is missing, which {files} needs")
+        if one.essential and one.group in ("host", "rights", "cgroups"):
+            note(f"error: {one.found}: {one.means}")
+        else:
+            note(f"error: {one.name} is missing, which {files} needs")
         if one.mend:
             note(f"hint: {one.mend}")
     return EXIT_FAILED if lacking else EXIT_DONE

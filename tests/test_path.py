@@ -203,7 +203,6 @@ def test_the_host_between_two_bridges(netorch: Netorch) -> None:
 
 
 @kernel
-@view.PINGS_OUTSIDE
 def test_to_the_outside_and_from_the_host(netorch: Netorch) -> None:
     with netorch.lab(TOPOLOGIES / "docker0.yaml") as lab:
         found = path(lab, "web", outside.IPV4, "--lab", "docker0")
@@ -244,7 +243,6 @@ links:
 
 
 @kernel
-@view.PINGS_OUTSIDE
 def test_a_private_lab(netorch: Netorch) -> None:
     """Its host is the namespace that stands in the host's place."""
     with netorch.lab(TOPOLOGIES / "red-blue.yaml", "--private") as lab:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import archives
+from support import archives, view
 from support.archives import device, directory, file, symlink
 from support.limits import Cgroups
 from support.runner import Netorch
@@ -34,7 +34,8 @@ def one(root: str, *lines: str, volumes: str = "") -> str:
 
 
 def layers_of(name: str = "lab") -> list[Path]:
-    return sorted(path for lab in Path("/run/netorch").glob(f"{name}.*/layers") for path in lab.iterdir())
+    labs = view.run_directory(name).glob(f"{name}.*/layers")
+    return sorted(path for lab in labs for path in lab.iterdir())
 
 
 # -- layers --------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def test_nobody_gets_into_a_container_that_is_being_made(netorch: Netorch) -> No
     """Its first process has the host's root until it is handed its own."""
     image(netorch, {"etc/motd": "inside\n"})
     with netorch.lab(one("./image", volumes=', "data:/data"')) as lab:
-        record = next(Path("/run/netorch").glob("lab.*/c/red/container.json"))
+        record = next(view.run_directory("lab").glob("lab.*/c/red/container.json"))
         before = record.read_text()
         volume = os.open(record.parents[2] / "volumes/data", os.O_RDONLY)
         fcntl.flock(volume, fcntl.LOCK_EX)  # who fills it waits for that
@@ -202,7 +203,7 @@ def test_what_is_not_there_is_an_error_with_its_place(
 def test_volumes_tmpfs_and_read_only(netorch: Netorch) -> None:
     image(netorch, {"data/seed": "from the image\n", "data/deep/er": "x"})
     (netorch.directory / "image/data/seed").chmod(0o4755)
-    os.chown(netorch.directory / "image/data", 7, 8)
+    os.chown(netorch.directory / "image/data", view.host_id(7), view.host_id(8))
     archives.fill(netorch.directory, {"www/page": "host\n", "single": "file\n"})
     volumes = ', "data:/data", "./www:/srv/www:ro", "./www:/srv/rw", "./single:/etc/single:ro"'
     options = ("tmpfs: ['/scratch:size=1m,mode=0700,uid=5,noexec', '/srv/www2:ro']", "read_only: true")
@@ -237,6 +238,7 @@ def test_a_volume_inside_a_volume_and_one_over_etc(netorch: Netorch) -> None:
     assert os.listdir(netorch.directory / "etc") == ["hosts"]
 
 
+@pytest.mark.root_only("makes device nodes, which the kernel lets nobody do in a user namespace")
 def test_a_device_is_a_node_of_its_own_and_allowed(netorch: Netorch) -> None:
     node = netorch.directory / "node"
     os.mknod(node, stat.S_IFBLK | 0o640, os.makedev(7, 0))
@@ -293,6 +295,7 @@ def test_diff_with_a_user_namespace_and_a_directory_that_is_as_it_was(netorch: N
             assert netorch("diff", node).stdout == "A /made\n"
 
 
+@pytest.mark.root_only("removes directories of the host's root, which are mounts of their own")
 def test_diff_does_not_follow_what_the_container_made(netorch: Netorch) -> None:
     with netorch.lab("containers:\n  red:\n") as lab:
         lab.sh("red", "rm -r /opt; ln -s /etc /opt; rm -r /srv; ln -s / /srv; mkfifo /root/fifo")
@@ -424,10 +427,12 @@ def test_a_redirect_of_the_image_is_not_followed(netorch: Netorch) -> None:
 def test_container_json_names_its_layers(netorch: Netorch) -> None:
     image(netorch)
     with netorch.lab(one("./image")):
-        about = json.loads(next(Path("/run/netorch").glob("lab.*/c/red/container.json")).read_text())
+        record = next(view.run_directory("lab").glob("lab.*/c/red/container.json"))
+        about = json.loads(record.read_text())
         assert about["layers"] == [str(netorch.directory / "image")]
 
 
+@view.LIMITS
 def test_what_is_written_while_it_is_built_is_the_containers_memory(netorch: Netorch) -> None:
     text = "x" * (2 << 20)
     netorch.write(f"containers:\n  full: {{files: {{/srv/text: {text}}}}}\n  empty:\n", "lab.yaml")

@@ -196,9 +196,15 @@ class _Walk:
         if noted is None:
             differs = below is None or inside or not self._same_directory(found, below)
         else:
-            differs = inside or (list(rootnote.mark(found)) != noted and not stat.S_ISDIR(found.st_mode))
+            differs = inside or self._was_touched(found, below, noted)
         if differs:
             self.found.append(Difference(ADDED if below is None and noted is None else CHANGED, path))
+
+    def _was_touched(self, found: os.stat_result, below: os.stat_result | None, noted: list[int]) -> bool:
+        """What netorch made; a directory's marks change with what is in it, but its mode does not."""
+        if stat.S_ISDIR(found.st_mode):
+            return below is not None and found.st_mode != below.st_mode
+        return list(rootnote.mark(found)) != noted
 
     def _inside(self, upper: int, name: str, path: str, depth: int) -> bool:
         if depth >= _DEEPEST:

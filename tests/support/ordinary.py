@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -195,8 +196,6 @@ ROOT_ONLY = {
         for test in ("test_it_is_valid", "test_every_topology_is_as_planned")
         for name in ("cgroup-limits", "sandbox")
     },
-    "test_docker0": view.NO_PING,
-    "test_dual_stack": "asks the outside by IPv6: the test host has no link-local address for pasta",
     "test_published_ports[host]": "looks for the addresses that root's NAT shows",
     "test_published_ports[private]": "looks for the addresses that root's NAT shows",
 }
@@ -215,8 +214,11 @@ def _give(directories: Iterable[Path]) -> None:
     for directory in directories:
         for parent, _, files in os.walk(directory):
             for path in (parent, *(os.path.join(parent, name) for name in files)):
-                if os.lstat(path).st_uid == 0:
+                found = os.lstat(path)
+                if found.st_uid == 0:
                     os.chown(path, ALICE, ALICE, follow_symlinks=False)
+                    if stat.S_ISREG(found.st_mode):  # set-user-ID goes with the owner
+                        os.chmod(path, stat.S_IMODE(found.st_mode))
 
 
 @contextlib.contextmanager

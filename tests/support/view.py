@@ -28,12 +28,10 @@ FIRST_SUBORDINATE = 200_000
 
 
 NO_CGROUP = "limits: no cgroup is delegated to the user of the tests"
-NO_PING = "pings the outside: the user may not (sysctl net.ipv4.ping_group_range)"
 LIMITS = pytest.mark.root_only(NO_CGROUP)
 RANGE = pytest.mark.root_only("a range of ids of its own: a container of a user's has those of the lab")
 IN_PROCESS = pytest.mark.root_only("calls netorch in the tests' own process, which is root")
 ON_THE_HOST = pytest.mark.root_only("about the host itself, which no lab of a user's touches")
-PINGS_OUTSIDE = pytest.mark.root_only(NO_PING)
 """Marks of tests that an ordinary user can't pass."""
 
 
@@ -53,6 +51,13 @@ def there(lab: str | None = None) -> list[str]:
 def run(*argv: str, lab: str | None = None) -> str:
     """Run a command where the lab's bridges are; its output."""
     return outer.run(*there(lab), *argv)
+
+
+def run_directory(lab: str) -> Path:
+    """/run/netorch as the lab has it; of a user's lab that is not up, one that is not there."""
+    if not ROOTLESS:
+        return Path("/run/netorch")
+    return next((top / lab / "run/netorch" for top in HOLDERS if (top / lab).is_dir()), Path("/nonexistent"))
 
 
 def path(name: str, lab: str | None = None) -> Path:

@@ -15,6 +15,7 @@ room           what it owns
                all speak it
 ``capabilities``  their names, Docker's set plus NET_ADMIN, what cap_add and cap_drop make of it
 ``labfile/``   the file format: YAML with marks and limits, validation, JSON Schema -> ``Topology``
+``convert/``   other tools' files -> the text of a lab file (``netorch import``)
 ``graph``      names, MACs and addresses for what the file leaves out; the networkx graph; the checks that
                need no kernel
 ``resolve``    ``Wiring`` -> desired ``State``

@@ -112,6 +112,44 @@ def init(
         note(f"wrote {output}; next: netorch up{given}")
 
 
+@app.command("import", cls=Command, rich_help_panel=BUILD)
+def import_(
+    source: Annotated[
+        str, Argument(metavar="FILE|DIR", help="File of the other tool, or its lab's directory.")
+    ],
+    from_: Annotated[
+        Text,
+        Option(
+            "--from",
+            metavar="KIND",
+            help="containerlab, compose, kathara or munet; default: told by the content.",
+        ),
+    ] = None,
+    output: Annotated[
+        Text, Option("--output", "-o", metavar="FILE", help="Write there; default: stdout.")
+    ] = None,
+    force: Annotated[bool, Option("--force", help="Overwrite the file.")] = False,
+    rootfs: Annotated[
+        Text,
+        Option(
+            "--rootfs",
+            metavar="ROOT",
+            help="Root of plain Linux nodes, instead of their images:\nhost, a directory or a tar file.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, Option("--strict", help="Write nothing, and fail, where anything would be lost.")
+    ] = False,
+) -> int:
+    """Make a lab file of a containerlab, Compose, Kathara or munet lab.
+
+    What a lab file can't say is left out, with a comment there and a warning with its place on stderr.
+    """
+    from netns_orch.cli import convert
+
+    return convert.run(source, kind=from_, output=output, force=force, rootfs=rootfs, strict=strict)
+
+
 @app.command("up", cls=Command, rich_help_panel=BUILD)
 def up(
     file: FileWord = None,

@@ -109,6 +109,8 @@ def _existing(file: Path) -> Path:
 
 
 def _inside(directory: Path) -> str | None:
+    if (directory / "lab.conf").is_file():
+        return f"a Kathará lab: netorch import {directory} -o lab.yaml"
     names = sorted(str(path) for path in directory.glob("*.yaml"))
     return f"in it are: {', '.join(names[:10])}" if names else None
 

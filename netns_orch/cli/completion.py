@@ -174,6 +174,7 @@ def _of_kind(kind: str | None, lab: str | None, prefix: str) -> list[Answer]:
     sources: dict[str, Callable[[], Iterable[Answer]]] = {
         "FILE": lambda: [*lab_files(prefix), *labs()],
         "FILE|DIR...": lambda: [*lab_files(prefix), *labs()],
+        "FILE|DIR": lambda: lab_files(prefix),
         "LAB": lambda: [*labs(), *lab_files(prefix)],
         "NODE": lambda: nodes(lab),
         "NODE...": lambda: nodes(lab),
@@ -183,6 +184,8 @@ def _of_kind(kind: str | None, lab: str | None, prefix: str) -> list[Answer]:
         "SIGNAL": lambda: [(name, "") for name in ("KILL", "TERM", "INT", "HUP", "USR1", "USR2")],
         "NODE|LAB": lambda: [*nodes(lab), *labs(), *lab_files(prefix)],
         "EXAMPLE": _examples,
+        "KIND": lambda: [(kind, "") for kind in ("containerlab", "compose", "kathara", "munet")],
+        "ROOT": lambda: [("host", "a copy-on-write view of the host's root")],
         "SHELL": lambda: [(shell, "") for shell in SCRIPTS],
         "FORMAT": lambda: [("table", ""), ("json", ""), ("shell", "")],
     }

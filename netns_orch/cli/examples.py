@@ -1,6 +1,6 @@
 """The examples that ship with netorch, for ``init``.
 
-Owns: where they lie and what their first lines say.  Must not: parse them.
+Owns: where they lie and what their first lines say; writing a file that may be there.  Must not: parse them.
 """
 
 from __future__ import annotations
@@ -59,14 +59,20 @@ def write_example(name: str, target: Path, *, force: bool) -> None:
         if path.is_file():
             files[path] = target.parent / path.relative_to(source.parent)
     for to in files.values():
-        if to.exists() and not force:
-            hint = "--force overwrites it, -o FILE writes elsewhere"
-            raise UsageError(f"{to} is there already", hint=hint)
+        refuse_existing(to, force=force)
     for path, to in files.items():
-        _write(path.read_bytes(), to, force=force)
+        write(path.read_bytes(), to, force=force)
 
 
-def _write(content: bytes, target: Path, *, force: bool) -> None:
+def refuse_existing(target: Path, *, force: bool) -> None:
+    """UsageError where the file is there, but with ``force``."""
+    if target.exists() and not force:
+        hint = "--force overwrites it, -o FILE writes elsewhere"
+        raise UsageError(f"{target} is there already", hint=hint)
+
+
+def write(content: bytes, target: Path, *, force: bool) -> None:
+    """Write a file and the directories above it; one that is there stays, but with ``force``."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb" if force else "xb") as stream:

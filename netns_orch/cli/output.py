@@ -16,7 +16,10 @@ from typing import Any, TextIO
 
 from netns_orch.errors import LabFileError, NetorchError, render
 
-_COLOURS = {"error": "1;31", "warning": "1;33", "hint": "36", "+": "32", "-": "31", "~": "33", "!": "1;33"}
+_COLOURS = {
+    **{"error": "1;31", "warning": "1;33", "note": "36", "hint": "36"},
+    **{"+": "32", "-": "31", "~": "33", "!": "1;33"},
+}
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 _REDRAW = 0.05
 """Seconds between two drawings of the bar: drawing must not slow what it shows."""

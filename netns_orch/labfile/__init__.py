@@ -2,8 +2,8 @@
 
 Owns: the format.  YAML with marks and limits (``yaml``, ``nodes``), types (``fields``, ``units``,
 ``addresses``, ``short``), keys (``format``, ``network``, ``probes``), expansion (``variables``, ``expand``),
-the JSON Schema (``schema``), what a stranger's file may not ask for (``untrusted``), and what of it is not
-built yet (``notbuilt``).  ``model`` is what comes out.
+the JSON Schema (``schema``), what a stranger's file may not ask for (``untrusted``), what of it is not built
+yet (``notbuilt``), and whose a file is that is none (``foreign``).  ``model`` is what comes out.
 Must not: look at the host, or choose an address.
 
 Nothing is imported here: the functions below fetch their modules when they are called.

@@ -14,7 +14,7 @@ from collections.abc import Mapping as Dict
 from pathlib import Path
 
 from netns_orch.errors import UsageError
-from netns_orch.labfile import short, yaml
+from netns_orch.labfile import foreign, short, yaml
 from netns_orch.labfile.expand import topology
 from netns_orch.labfile.fields import Context
 from netns_orch.labfile.model import Topology
@@ -37,7 +37,7 @@ def load(
     ``name`` stands in place of the file's.  ``untrusted``: it is a stranger's, who must not reach the host
     (``labfile.untrusted``).  LabFileError holds every problem, by place.
     """
-    text = _read(path)
+    text = read_text(path, hint="`netorch init` writes an example")
     directory = str(Path(path).absolute().parent)
     lab = loads(
         text, str(path), directory, variables=variables, environ=environ, name=name, untrusted=untrusted
@@ -67,6 +67,8 @@ def loads(
         root = yaml.compose(text, problems)
         if root is None or root.null:
             raise refuse("the file is empty", "`netorch init` writes an example", file)
+        if (tool := foreign.tool_of(root)) is not None:
+            raise refuse(f"this is {foreign.TITLES[tool]}, not a lab file", foreign.hint(file), file)
         ctx.templates = any(sign in text for sign in ("{n", "{{", "}}", "$", "\\"))
         if "$" in text:
             fill_variables(root, {**_environment(environ, untrusted), **(variables or {})}, ctx)
@@ -105,12 +107,13 @@ def _check_name(name: str) -> None:
         raise UsageError(wrong.what, hint=wrong.hint) from None
 
 
-def _read(path: str | Path) -> str:
+def read_text(path: str | Path, *, hint: str | None = None) -> str:
+    """The text of a file, at most 8 MiB of UTF-8; LabFileError where it is none, or not there (``hint``)."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(yaml.MOST_BYTES + 1)
     except FileNotFoundError:
-        raise refuse(f"there is no file {path}", "`netorch init` writes an example") from None
+        raise refuse(f"there is no file {path}", hint) from None
     except OSError as error:
         raise refuse(f"can't read {path}: {error.strerror}") from None
     if len(data) > yaml.MOST_BYTES:

@@ -548,9 +548,12 @@ def test_closed_without_a_program_for_the_outside(alice: Ordinary) -> None:
     alice("down")
 
 
-@pytest.mark.parametrize("program", ["pasta", "slirp4netns"])
+@pytest.mark.parametrize("program", [pytest.param("pasta", marks=pytest.mark.vm), "slirp4netns"])
 def test_the_outside(alice: Ordinary, outer: TestHost, program: str) -> None:
-    """Out and, by a published port, in; but the host's own loopback is not the outside."""
+    """Out and, by a published port, in; but the host's own loopback is not the outside.
+
+    In the virtual machine AppArmor confines pasta as Debian and Ubuntu do.
+    """
     if shutil.which(program) is None:
         package = "passt" if program == "pasta" else program
         pytest.skip(f"{program} is not installed (apt-get install {package})")
@@ -569,6 +572,9 @@ def test_the_outside(alice: Ordinary, outer: TestHost, program: str) -> None:
     assert _ask(outer.in_outside, host, 18053) == "\0\0\0\0"
     # slirp4netns lets no datagram out to the host's loopback, nor an answer.
     assert _ask(run, "127.0.0.1" if program == "pasta" else host, 18053) == "\0\0\0\0"
+
+    if program in _confined_by_apparmor():
+        assert Path(f"/proc/{_way_out(alice)['pid']}/attr/current").read_text() == "passt (enforce)\n"
 
     # The program is killed: `status` says so, `up` starts it again.
     os.kill(_way_out(alice)["pid"], signal.SIGKILL)
@@ -611,6 +617,13 @@ def until_drift(alice: Ordinary) -> list[dict[str, Any]]:
 def _ask(there: Callable[..., str], address: str, port: int) -> str:
     """What comes back of a datagram that is sent ``there``; some may be lost while programs start."""
     return there("python3", "-I", "-c", DATAGRAM, address, str(port))
+
+
+def _confined_by_apparmor() -> list[str]:
+    """Which of the programs that lead out AppArmor has a profile of, loaded."""
+    profiles = Path("/sys/kernel/security/apparmor/profiles")
+    loaded = profiles.read_text() if profiles.exists() else ""
+    return ["pasta"] if "passt (enforce)\n" in loaded else []
 
 
 PUBLISHED = """bridges: {br0: 10.0.0.1/24}

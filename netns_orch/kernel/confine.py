@@ -73,13 +73,15 @@ class Confinement:
         """What needs the host's own /proc: call it before the root changes.  Raises OSError."""
         if self.oom_score_adj is None:
             return
-        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(descriptor, self.oom_score_adj)
+            # On Linux 6.1 the files of a process that is not dumpable are those of a root who is nobody here.
+            descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, self.oom_score_adj)
+            finally:
+                os.close(descriptor)
         except PermissionError:
             return  # lower than the caller's own takes CAP_SYS_RESOURCE: then the caller's stays
-        finally:
-            os.close(descriptor)
 
     def apply(self) -> None:
         """Give it all up.  Raises OSError; the process must then end, for it is half confined.

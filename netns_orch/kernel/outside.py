@@ -40,6 +40,11 @@ ADDRESS, GATEWAY, PREFIX = "100.64.0.2", "100.64.0.1", 30
 """Out of the shared address space (RFC 6598), as there."""
 ADDRESS6, GATEWAY6 = "fd6e:7400::2", "fd6e:7400::1"
 _SIGN = "/run/.netorch-outside"
+_NETNS = "/proc/self/fd/0"
+"""The realm's network namespace, as the programs get it: opened by us, their standard input.
+
+A path of /proc is refused where AppArmor is: Debian's profile of pasta lets it look at no other process.
+"""
 _PATIENCE = 60.0
 _WORDS = {
     "pasta": [
@@ -255,13 +260,13 @@ def _sysctl_value(name: str) -> str:
 
 def _start(here: Realm, name: str, path: str, ports: Sequence[Port]) -> int:
     holder = here.about["pid"]
-    netns = f"/proc/{holder}/ns/net"
     api = f"{here.directory}/api"
     if name == "pasta":
-        last = [*_pasta_ports(ports, "tcp"), *_pasta_ports(ports, "udp"), "--netns", netns]
+        forwarded = [*_pasta_ports(ports, "tcp"), *_pasta_ports(ports, "udp")]
+        last = [*forwarded, "--netns", _NETNS, "--no-netns-quit"]
     else:
         Path(api).unlink(missing_ok=True)
-        last = ["--api-socket", api, netns, INTERFACE]
+        last = ["--api-socket", api, _NETNS, INTERFACE]
     log = f"{here.directory}/outside.log"
     words = [sys.executable, "-I", "-S", "-B", __file__, str(holder), log, path, *_WORDS[name], *last]
     done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
@@ -350,6 +355,7 @@ def main(holder: int, log: str, words: list[str]) -> None:
     sys.stdout.write(f"{os.readlink('/proc/self')}\n")  # of the host's /proc, and so the host's number
     sys.stdout.flush()
     os.setsid()
+    os.dup2(os.open(f"/proc/{holder}/ns/net", os.O_RDONLY | os.O_CLOEXEC), 0)
     written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     for number in (1, 2):
         os.dup2(written, number)

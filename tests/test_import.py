@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +328,31 @@ def test_a_file_that_is_wrong_is_told_where(name: str, text: str, what: str, tmp
     assert where is not None and where.file.endswith(name)
     assert f"{where.line}:{where.column}: {caught.value.problems[0].what}" == what
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("file", ["clab/fabric.clab.yml", "compose/compose.yaml", "munet/munet.yaml"])
+def test_no_file_makes_it_stumble(file: str, tmp_path: Path) -> None:
+    """Files with one value each replaced by another kind of value: an import, or an error with its place."""
+    chance = random.Random(file)
+    text = (CASES / file).read_text()
+    for _ in range(40):
+        tree = yaml.load(text, yaml.BaseLoader)
+        holder, key = chance.choice(list(_places(tree)))
+        holder[key] = chance.choice(
+            [None, "", "x", "a:b", "../..", "${", "%d", "0-9", [], {}, [None], {"a": None}]
+        )
+        try:
+            made(yaml.safe_dump(tree), tmp_path / Path(file).name)
+        except LabFileError as error:
+            assert all(problem.where for problem in error.problems)
+
+
+def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Every list or mapping, and a key in it."""
+    for key, below in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield tree, key
+        if isinstance(below, dict | list):
+            yield from _places(below)
 
 
 def test_a_pod_a_loop_and_the_host(tmp_path: Path) -> None:

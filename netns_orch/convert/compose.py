@@ -7,7 +7,7 @@ Owns: the order of things, networks, and who is wired to what.  What a service's
 from __future__ import annotations
 
 import itertools
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from netns_orch.convert import composekeys
@@ -68,6 +68,9 @@ class _Lab:
 
     def _volume(self, name: str, value: Value) -> None:
         told = {key for key, each in value.mapping().items() if not each.null} - {"labels", "name"}
+        driver = value.get("driver")
+        if driver is not None and driver.plain() == "local":
+            told.discard("driver")
         if told:
             value.lost(f"the volume {name} is one of the lab's own: {', '.join(sorted(told))} left out")
 
@@ -150,7 +153,11 @@ class _Lab:
             network = subnet.checked(addresses.network) if subnet is not None else None
             if network is None:
                 continue
-            host = gateway.plain() if gateway is not None else str(network[1])
+            given = gateway.checked(addresses.address) if gateway is not None else None
+            if given is not None and ip_address(given) not in network:
+                (gateway or item).fail(f"the gateway {given} is not in {network}")
+                given = None
+            host = given or str(network[1 if network.num_addresses > 1 else 0])
             found.append(f"{host}/{network.prefixlen}")
             for key, each in item.mapping().items():
                 if key not in ("subnet", "gateway"):

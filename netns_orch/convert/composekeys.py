@@ -359,6 +359,9 @@ class Reader:
         path = target.plain() if target is not None else name
         path = path if path.startswith("/") else f"{directory}{path}"
         file, content, variable = (config.get(key) for key in ("file", "content", "environment"))
+        for key, each in item.mapping().items() if item.is_mapping else ():
+            if key not in ("source", "target"):
+                each.lost(f"left out: `{key}` of the {kind[:-1]} {name}")
         if file is not None:
             keys.setdefault("volumes", []).append(escaped(f"{config.source.path(file.plain())}:{path}:ro"))
         elif content is not None:

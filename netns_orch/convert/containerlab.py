@@ -29,6 +29,12 @@ _LISTS = frozenset(("binds", "volumes", "exec", "env-files", "cap-add", "devices
 _MAPS = frozenset(("env", "labels", "sysctls", "tmpfs"))
 _SHELLS = {"sh": True, "/bin/sh": True, "ash": True, "bash": False, "/bin/bash": False}
 """Shells by name, and whether the lab file's own, /bin/sh, does the same."""
+_OF_A_LINK = frozenset(
+    (
+        *("type", "endpoints", "endpoint", "mtu", "ipv4", "ipv6"),
+        *("host-interface", "mode", "remote", "vni", "dst-port"),
+    )
+)
 _SPECIAL = frozenset(("dummy", "macvlan", "mgmt-net", "vxlan", "vxlan-stitch"))
 """What may stand in place of a node at an end of a link in its short form."""
 _ELSEWHERE = frozenset(("kind", "group", "image", "cmd", "entrypoint", "exec", "network-mode", "stages"))
@@ -81,6 +87,8 @@ class _Lab:
         for key in set(top) - {"name", "topology", *_TOP}:
             top[key].lost(f"left out: `{key}` is not known")
         topology = top["topology"].mapping()
+        for key in set(topology) - {"nodes", "links", "kinds", "groups", "defaults"}:
+            topology[key].lost(f"left out: `{key}` is not known")
         self.topology = topology
         self.links = topology.get("links")
         self.names: dict[str, str] = {}
@@ -176,6 +184,8 @@ class _Lab:
             }[key]
             for each in values:
                 take(each, keys)
+            if keys.get("environment", {}).pop("__IMPORT_ENVS", None) is not None:
+                value.lost("left out: __IMPORT_ENVS: name the variables one by one, as NAME: ${NAME:-}")
         elif key == "binds":
             self._binds(name, keys, items)
         elif key == "volumes":
@@ -341,9 +351,11 @@ class _Lab:
             value = value.of("links")
             kind = value.get("type")
             word = kind.plain() if kind is not None else "veth"
-            for key in ("vars", "labels"):
-                if (told := value.get(key)) is not None:
-                    told.told(f"`{key}` of a link is for templates: left out")
+            for key, each in value.mapping().items():
+                if key in ("vars", "labels"):
+                    each.told(f"`{key}` of a link is for templates: left out")
+                elif key not in _OF_A_LINK:
+                    each.lost(f"left out: `{key}` of this link")
             if word in ("veth", "veth-stitch"):
                 self._cable(value)
             elif value.get("endpoint") is None:

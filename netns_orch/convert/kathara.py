@@ -42,6 +42,7 @@ def read(text: str, source: Source, rootfs: str | None, file_text: Callable[[Pat
     lab.wire()
     for name, device in lab.names.items():
         lab.files(device, name)
+    lab.strays()
     lab.dependencies()
     lab.outside()
     return lab.draft
@@ -210,6 +211,8 @@ class _Lab:
         commands: list[shell.Command] = []
         if (directory / device).is_dir() and any((directory / device).iterdir()):
             commands.append(self._copied(keys, device))
+        if (directory / "shared").is_dir():
+            keys.setdefault("volumes", []).append(escaped(f"{self.source.path('shared')}:/shared"))
         for script in ("shared.startup", f"{device}.startup"):
             if (directory / script).is_file():
                 commands += self._script(name, keys, script)
@@ -247,6 +250,12 @@ class _Lab:
         there = f"{_INSIDE}/{script}"
         self._mount(keys, script, there)
         yield shell.Command("", f"bash {shlex.quote(there)}")
+
+    def strays(self) -> None:
+        """Scripts of devices that there are not."""
+        for path in sorted(self.source.directory.glob("*.startup")):
+            if path.stem not in {*self.names, "shared"}:
+                self.source.beside(path.name).at(0, 0, "").told(f"{path.name} is of no device of lab.conf")
 
     def dependencies(self) -> None:
         """lab.dep: ``pc1: pc2 pc3``."""

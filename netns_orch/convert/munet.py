@@ -83,6 +83,8 @@ class _Lab:
         """A node with what its kind says; its own keys win, lists that the kind merges are joined."""
         kind = node.get("kind")
         base = self.kinds.get(kind.plain()) if kind is not None else None
+        if kind is not None and base is None:
+            kind.lost(f"left out: what the kind {kind.plain()} says, which is not in this file")
         if base is None or not isinstance(base.node, MappingNode) or not isinstance(node.node, MappingNode):
             return node
         merged = MappingNode(node.node.line, node.node.column)

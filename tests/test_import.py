@@ -330,6 +330,21 @@ def test_a_file_that_is_wrong_is_told_where(name: str, text: str, what: str, tmp
     assert caught.value.exit_code == 2
 
 
+def test_the_default_route_of_a_service_is_where_docker_has_it(tmp_path: Path) -> None:
+    text = """services:
+  a: {image: x, networks: [inner, outer]}
+  b: {image: x, networks: {outer: , other: {gw_priority: 1}}}
+networks: {inner: {internal: true}, outer: , other: }
+"""
+    lab = labfile.loads(made(text, tmp_path / "compose.yaml").text, environ={})
+    assert [(link.a.node, link.b.node) for link in lab.links] == [
+        ("a", "outer"),
+        ("a", "inner"),
+        ("b", "other"),
+        ("b", "outer"),
+    ]
+
+
 @pytest.mark.parametrize("file", ["clab/fabric.clab.yml", "compose/compose.yaml", "munet/munet.yaml"])
 def test_no_file_makes_it_stumble(file: str, tmp_path: Path) -> None:
     """Files with one value each replaced by another kind of value: an import, or an error with its place."""

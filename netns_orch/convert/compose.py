@@ -21,7 +21,7 @@ _DEFAULT = "default"
 _TOP = frozenset(("name", "services", "networks", "volumes", "configs", "secrets", "version"))
 _IPAM = frozenset(("driver", "config"))
 _BRIDGE = "com.docker.network.bridge."
-_ELSEWHERE = frozenset(("ipv4_address", "ipv6_address", "mac_address", "aliases", "interface_name"))
+_ELSEWHERE = frozenset(("gw_priority", "priority"))
 
 
 def read(root: Value, source: Source, rootfs: str | None) -> Draft:
@@ -170,14 +170,13 @@ class _Lab:
     # -- wiring ------------------------------------------------------------------------------------
 
     def wire(self) -> None:
-        """A link for each network of each service, in the order in which Docker names the interfaces."""
+        """A link for each network of each service; the first one is that of its default route."""
         for service in self.given:
             name = self.reader.names[service]
             value = self.reader.merged(service).of("containers", name)
-            networks = self._networks_of(service)
-            for number, (network, said) in enumerate(networks.items()):
-                if network not in self.ids:
-                    continue
+            networks = {each: said for each, said in self._networks_of(service).items() if each in self.ids}
+            ordered = sorted(networks.items(), key=lambda item: self._rank(*item))
+            for number, (network, said) in enumerate(ordered):
                 end = End(node=name)
                 mac = value.get("mac_address")
                 if mac is not None and number == 0:
@@ -189,6 +188,14 @@ class _Lab:
                 container_name = value.get("container_name")
                 if container_name is not None and container_name.plain() != name and number == 0:
                     self.aliases.append((container_name.plain(), end, container_name))
+
+    def _rank(self, network: str, said: Value | None) -> tuple[bool, int, int]:
+        """Where a network stands among those of a service: Docker's default route is by the first."""
+        bridge = self.draft.bridges[self.ids[network]]
+        internal = isinstance(bridge, dict) and bridge.get("forward") == "none"
+        given = [said.get(key) if said is not None else None for key in ("gw_priority", "priority")]
+        first, second = (-(each.whole() or 0) if each is not None else 0 for each in given)
+        return internal, first, second
 
     def _end(self, end: End, value: Value, network: str) -> None:
         """What a service says about its place in a network."""

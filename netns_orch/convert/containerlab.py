@@ -306,11 +306,8 @@ class _Lab:
         values = [item for each in said.get("exec", []) for item in each.items()]
         commands = [each for value in values for each in self._exec(self._magic(value, name))]
         shell.absorb(self.draft, name, commands)
-        keys = self.draft.containers[name]
-        if keys.get("ports") and any(route.startswith("default") for route in keys.get("routes", [])):
-            keys["default_route"] = False
         for stages in said.get("stages", []):
-            self._stages(name, keys, stages)
+            self._stages(name, self.draft.containers[name], stages)
 
     def _exec(self, value: Value) -> list[shell.Command]:
         """One command, or those that a shell in it would run one after another."""

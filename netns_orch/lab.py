@@ -377,7 +377,10 @@ def _plan_place(wiring: Wiring, place: LabKernel, facts: HostFacts, applied: App
         for address in bridge.addresses
     )
     ports = resolve.published_ports(wiring)
-    desired = uplink.resolve(place.name, place.id, facts, applied.state, ipv6=ipv6, ports=ports)
+    if resolve.without_table(wiring, facts):
+        desired = uplink.closed(place.name)
+    else:
+        desired = uplink.resolve(place.name, place.id, facts, applied.state, ipv6=ipv6, ports=ports)
     place.group = applied.group or _free_group(place.groups_in_use())
     place.records = applied.records
     return desired, place.observe(desired, applied.state)

@@ -58,7 +58,8 @@ def resolve(
     if ipv6:
         subnets = [subnets[0], _subnet6(subnets[0])]
     subnets = subnets[: 2 if ipv6 else 1]
-    return State([*_resources(lab, id, subnets), *_ports(ports, subnets, _outside(lab, id))])
+    way_out = [*_uplink(lab, id, subnets), *_ports(ports, subnets, _outside(lab, id))]
+    return State([*_container(lab), *way_out])
 
 
 def _outside(lab: str, id: str) -> str:
@@ -85,15 +86,12 @@ def _ports(
             yield route_localnet(outside, port.where)
 
 
-def _resources(lab: str, id: str, subnets: Sequence[IPv4Network | IPv6Network]) -> Iterable[Resource]:
+def _uplink(lab: str, id: str, subnets: Sequence[IPv4Network | IPv6Network]) -> Iterable[Resource]:
     outside = _outside(lab, id)
     yield HostTable(forward=((outside, "nat"),))
     yield HostSysctl(name="net.ipv4.ip_forward", value="1")
     if len(subnets) > 1:
         yield HostSysctl(name="net.ipv6.conf.all.forwarding", value="1")
-    yield Cgroup(container=PLACE)
-    spec = _place(lab)
-    yield Container(name=PLACE, digest=digest(spec), spec=spec)
     yield Cable(
         a=CableEnd(node=PLACE, ifname=UPLINK, mac=_mac(lab, id, "inside")),
         b=CableEnd(node=HOST, ifname=outside, mac=_mac(lab, id, "outside")),
@@ -106,6 +104,17 @@ def _resources(lab: str, id: str, subnets: Sequence[IPv4Network | IPv6Network]) 
         hops = (Hop(via=str(host), dev=UPLINK),)
         metric = 0 if family == 4 else 1024
         yield Route(owner=PLACE, family=family, dst=everywhere, metric=metric, hops=hops)
+
+
+def closed(lab: str) -> State:
+    """The part on the host of a lab that nothing leaves, where there is no nft to make NAT with."""
+    return State(_container(lab))
+
+
+def _container(lab: str) -> Iterable[Resource]:
+    yield Cgroup(container=PLACE)
+    spec = _place(lab)
+    yield Container(name=PLACE, digest=digest(spec), spec=spec)
     idle = _idle()
     yield Process(container=PLACE, digest=digest(idle), spec=idle)
 

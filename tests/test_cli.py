@@ -312,6 +312,12 @@ ERRORS = [
         "hint: run it as root: sudo /opt/bin/netorch up office.yaml\n",
     ),
     (
+        ModuleNotFoundError("No module named '_bz2'", name="_bz2"),
+        1,
+        "error: this Python was built without its module _bz2\n"
+        "hint: install the library that it takes, and build this Python again\n",
+    ),
+    (
         ZeroDivisionError("division by zero"),
         1,
         "error: internal error: ZeroDivisionError: division by zero\n"

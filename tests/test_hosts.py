@@ -361,6 +361,11 @@ def test_without_nft_and_iptables(netorch: Netorch, no_firewall_programs: None) 
         # Without a table nothing but this keeps the host, which forwards, from being a router in the lab.
         for family in ("ipv4", "ipv6"):
             assert Path(f"/proc/sys/net/{family}/conf/plain-sw/forwarding").read_text() == "0\n"
+    # Nothing leaves it, so its namespace needs no uplink with NAT.
+    file = netorch.write(PLAIN + "checks: [{reach: all}]\n")
+    netorch("test", file)
+    with netorch.lab(file, "--private"):
+        assert netorch("status", "plain", "--json").json()["drift"] == []
     for lab, package in (
         ("bridges: {br0: 10.74.1.1/24}\ncontainers: {red: }\nlinks: [[red, br0]]", "nftables"),
         ("containers: {red: {iptables: [-A INPUT -j DROP]}}", "iptables"),

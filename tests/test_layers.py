@@ -8,6 +8,7 @@ import shutil
 import stat
 import struct
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,16 @@ def test_without_a_program_for_zstd_the_error_names_the_package(
     with pytest.raises(unpack.Refused) as caught:
         box.open(box.path / "layer.tar")
     assert "apt-get install zstd" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("how", "module"), [("bz2", "bz2"), ("xz", "lzma")])
+def test_a_python_built_without_a_module(
+    box: Box, monkeypatch: pytest.MonkeyPatch, how: str, module: str
+) -> None:
+    archives.write(box.path / "layer.tar", file("a", b""), mode=f"w:{how}")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(unpack.Refused, match=f"this Python was built without its module {module}"):
+        box.open(box.path / "layer.tar")
 
 
 def test_sparse_file(box: Box) -> None:

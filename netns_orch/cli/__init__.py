@@ -185,6 +185,9 @@ def _internal(error: Exception) -> NetorchError:
         )
     if isinstance(error, MemoryError) or str(error) == "can't start new thread":  # CPython's RuntimeError
         return KernelError("this machine refused: no memory or no process is left", hint=_LOOK)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("_"):
+        what = f"this Python was built without its module {error.name}"
+        return NetorchError(what, hint="install the library that it takes, and build this Python again")
     what = f"internal error: {type(error).__name__}: {error}"
     return NetorchError(what, hint="please report it, with what NETORCH_DEBUG=1 in the environment adds")
 

@@ -12,10 +12,9 @@ own (kernel: filesystems/overlayfs).
 
 from __future__ import annotations
 
-import bz2
 import errno
 import gzip
-import lzma
+import importlib
 import os
 import shutil
 import stat
@@ -38,7 +37,7 @@ _CHUNK = 1 << 20
 _LONGEST_HEADER = 4 << 20
 """Bytes; a header that claims to be longer would only fill the memory."""
 _LAST_ID = 0xFFFF_FFFE
-_DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, RecursionError)
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, RecursionError)
 _INSIDE = sc.RESOLVE_IN_ROOT | sc.RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -91,16 +90,29 @@ def _decompressed(archive: str) -> Iterator[Stream]:
             with gzip.GzipFile(fileobj=file) as unzipped:
                 yield unzipped
         elif magic.startswith(b"BZh"):
-            with bz2.BZ2File(file) as bunzipped:
+            with _module("bz2").BZ2File(file) as bunzipped:
                 yield bunzipped
         elif magic.startswith(b"\xfd7zXZ\0"):
-            with lzma.LZMAFile(file) as unxz:
-                yield unxz
+            lzma = _module("lzma")
+            try:
+                with lzma.LZMAFile(file) as unxz:
+                    yield unxz
+            except lzma.LZMAError as error:
+                raise Refused(f"is damaged ({error})") from error
         elif magic.startswith(b"\x28\xb5\x2f\xfd"):
             with _zstd(file) as pipe:
                 yield pipe
         else:
             yield file
+
+
+def _module(name: str) -> Any:
+    """A module that a Python built where its library was missing lacks."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        hint = f"install the library that it takes (lib{name[:4]}), and build this Python again"
+        raise Refused(f"is compressed, and this Python was built without its module {name}", hint) from None
 
 
 def can_zstd() -> bool:
@@ -109,8 +121,6 @@ def can_zstd() -> bool:
 
 
 def _zstd_module() -> Any:
-    import importlib
-
     for name in ("compression.zstd", "zstandard"):
         with suppress(ImportError):
             return importlib.import_module(name)

@@ -14,10 +14,10 @@ from itertools import chain
 from netns_orch.graph import Wiring
 from netns_orch.resolve import containers, network
 from netns_orch.resolve import host as place
-from netns_orch.resolve.host import published_ports
+from netns_orch.resolve.host import published_ports, without_table
 from netns_orch.resources import HostFacts, State
 
-__all__ = ["published_ports", "resolve"]
+__all__ = ["published_ports", "resolve", "without_table"]
 
 
 _ANY_HOST = HostFacts()

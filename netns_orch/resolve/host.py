@@ -46,7 +46,7 @@ def table(wiring: Wiring, facts: HostFacts) -> Iterator[HostTable]:
     """The lab's nft table on the host, where it has a bridge or a rule."""
     host = wiring.topology.host
     typed = [*_typed(4, host.iptables), *_typed(6, host.ip6tables)]
-    if (not wiring.bridges and not typed) or _without_table(wiring, facts):
+    if (not wiring.bridges and not typed) or without_table(wiring, facts):
         return
     names = real_names(wiring)
     bridges = wiring.bridges.values()
@@ -60,7 +60,7 @@ def table(wiring: Wiring, facts: HostFacts) -> Iterator[HostTable]:
     )
 
 
-def _without_table(wiring: Wiring, facts: HostFacts) -> bool:
+def without_table(wiring: Wiring, facts: HostFacts) -> bool:
     """Whether sysctls do for a host without nft: where it has nothing to forward, and no rules to keep."""
     host = wiring.topology.host
     plain = not any(bridge.addresses for bridge in wiring.bridges.values())
@@ -164,7 +164,7 @@ def _from_loopback(wiring: Wiring) -> Iterator[HostSysctl]:
 
 def _closed(wiring: Wiring, facts: HostFacts) -> Iterator[HostSysctl]:
     """The host forwards nothing that comes from a plain switch: else the table sees to that."""
-    for bridge in wiring.bridges.values() if _without_table(wiring, facts) else ():
+    for bridge in wiring.bridges.values() if without_table(wiring, facts) else ():
         for family in ("ipv4", "ipv6") if facts.ipv6 else ("ipv4",):
             name = f"net.{family}.conf.{bridge.ifname.replace('.', '/')}.forwarding"
             yield HostSysctl(name=name, value="0", where=bridge.where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 import tracemalloc
@@ -22,7 +23,7 @@ from netns_orch.checks.bench import Bench, parse_hosts
 from netns_orch.checks.outcome import Result, Trial, judge
 from netns_orch.checks.run import run_check
 from netns_orch.cli.test import exit_code, summary
-from netns_orch.errors import Where
+from netns_orch.errors import MissingFeature, Where
 from netns_orch.kernel import dnsclient, hostcommand, httpclient
 from netns_orch.kernel.httpclient import Page
 from netns_orch.kernel.inside import OUTPUT_LIMIT, CompletedRun
@@ -476,6 +477,14 @@ def test_a_page_that_comes_byte_by_byte_has_a_deadline() -> None:
         except TimeoutError:
             assert said is None and time.monotonic() - began < 5
         thread.join()
+
+
+def test_https_by_a_python_built_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ssl", None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(MissingFeature, match="https takes Python's module ssl"):
+            httpclient.get(["127.0.0.1"], port, "x", "/", 5.0, tls=True)
 
 
 # -- outages --------------------------------------------------------------------------------------------

@@ -9,11 +9,15 @@ from __future__ import annotations
 import http.client
 import io
 import socket
-import ssl
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from netns_orch.errors import MissingFeature
+
+if TYPE_CHECKING:
+    import ssl
 
 _LIMIT = 4 << 20
 """Bytes of a body that are read."""
@@ -30,7 +34,8 @@ class Page(NamedTuple):
 def get(addresses: Sequence[str], port: int, host: str, path: str, timeout: float, tls: bool = False) -> Page:
     """GET ``path`` of the first of ``addresses`` that accepts a connection; ``host`` is the header's.
 
-    OSError where none does, or the answer takes longer than ``timeout`` seconds or is none of HTTP.
+    OSError where none does, or the answer takes longer than ``timeout`` seconds or is none of HTTP;
+    MissingFeature for ``tls`` where Python has none.
     """
     deadline = time.monotonic() + timeout
     with ExitStack() as open_now:
@@ -59,6 +64,11 @@ def _connect(addresses: Sequence[str], port: int, deadline: float) -> socket.soc
 
 
 def _secured(plain: socket.socket, host: str) -> ssl.SSLSocket:
+    try:
+        import ssl
+    except ImportError:
+        what = "https takes Python's module ssl, and this Python was built without it"
+        raise MissingFeature(what, hint="install OpenSSL's library, and build this Python again") from None
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:

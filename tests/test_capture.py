@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from support import pcapng as reader
-from support import snapshot
+from support import snapshot, view
 from support.outer import TestHost, run
 from support.runner import Lab, Netorch
 from support.waiting import until
@@ -343,6 +343,7 @@ class TestCapture:
             lab.sh("h1", "ip link del raw")
         assert kinds == {"h1:eth0": 1, "h1:raw": 101}
 
+    @view.IN_PROCESS
     def test_a_recorder_in_this_process(self, lab: Lab) -> None:
         recorder = Recorder(Capture("office", ["red:lo"]), 1 << 20)
         assert recorder.start() == ["red:lo"]

@@ -12,13 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from support import cgroups, snapshot
+from support import cgroups, snapshot, view
 from support.outer import run
 from support.runner import Netorch
 from support.waiting import until
 
 pytestmark = pytest.mark.kernel
-RUN = Path("/run/netorch")
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 LAB = """
 bridges: {br0: 10.80.0.1/24, lan: }
@@ -27,14 +26,16 @@ containers:
   blue: {iptables: [-A INPUT -p tcp --dport 1 -j DROP]}
 links: [[red, br0], [blue, br0], [red, lan], [red:wan, blue:wan]]
 """
+if view.ROOTLESS:
+    LAB = LAB.replace(", resources: {pids: 64}", "")
 
 
 def files() -> Path:
-    return next(RUN.glob("lab.*/"))
+    return next(view.run_directory("lab").glob("lab.*/"))
 
 
 def links() -> list[str]:
-    found = json.loads(run("ip", "-j", "link"))
+    found = json.loads(view.run("ip", "-j", "link"))
     return [
         link["ifname"] for link in found if any("netorch.lab" in name for name in link.get("altnames", []))
     ]
@@ -71,9 +72,10 @@ def everything_lost() -> None:
     kill("red", "blue")
     remove_cgroups("netorch/lab.*/*/", "netorch/lab.*/", "netorch/")
     for link in links():
-        subprocess.run(["ip", "link", "del", link], stderr=subprocess.DEVNULL, check=False)
-    run("nft", "flush", "ruleset")
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+        with suppress(RuntimeError):  # gone with another
+            view.run("ip", "link", "del", link)
+    view.run("nft", "flush", "ruleset")
+    view.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
 
 
 def half_of_the_files() -> None:
@@ -86,7 +88,7 @@ def remove(*names: str) -> Callable[[], None]:
 
 
 DAMAGES: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
-    "links": (lambda: [run("ip", "link", "del", link) for link in links()[:2]] and None, ("bridge ",)),
+    "links": (lambda: [view.run("ip", "link", "del", link) for link in links()[:2]] and None, ("bridge ",)),
     "a container": (container_lost, ("container red",)),
     "everything": (everything_lost, ("bridge br0", "container red", "cable red:wan blue:wan")),
     "lab.json": (remove("lab.json"), ("/lab.json",)),
@@ -149,6 +151,7 @@ def test_down_after_it(netorch: Netorch, what: str) -> None:
     snapshot.assert_equal(before)
 
 
+@view.ON_THE_HOST
 def test_files_of_an_earlier_boot(netorch: Netorch) -> None:
     before = snapshot.take()
     file = netorch.write(LAB)

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support import engines, outside
+from support import engines, outside, view
 from support.engines import GUEST_PORT, Engine
 from support.nodes import Node, bridge, node, reaches
 from support.outer import TestHost, run
@@ -22,7 +22,7 @@ from support.waiting import until
 from netns_orch.kernel import foreign, nftables
 from netns_orch.resources import HostTable
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, view.ON_THE_HOST]
 LAB = """
 name: side
 bridges: {br0: 10.71.0.1/24, dmz: {address: 10.72.0.1/24, forward: route}, sw: }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support import outside, view
+from support import outside
 from support.runner import TOPOLOGIES, Lab, Netorch
 
 kernel = pytest.mark.kernel

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import junit, pcapng
+from support import junit, pcapng, view
 from support.runner import Netorch
 from support.waiting import until
 
@@ -144,6 +144,7 @@ def test_every_kind_of_check(netorch: Netorch) -> None:
 
 
 @kernel
+@view.NO_PAUSE
 def test_a_lab_that_is_up(netorch: Netorch) -> None:
     """``--lab`` tests it as it is now, and leaves it up; what its scenario has changed is said."""
     checks = """

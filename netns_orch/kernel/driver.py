@@ -688,7 +688,7 @@ class LabKernel:
         process = self._process_spec(name) or {}
         return {
             **self.view(name),
-            "pids": self._cgroups.processes(self.name, self.id, name) if about else [],
+            "pids": self.running(name).pids() if about else [],
             "namespaces": _namespaces(about["pid"]) if about else {},
             "shares_network_of": record.get("net") or None,
             "cgroup": record.get("cgroup"),

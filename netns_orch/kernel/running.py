@@ -169,8 +169,13 @@ class Running:
         """Its processes, as ``processes.listing`` tells them."""
         from netns_orch.kernel import processes
 
-        pids = self._cgroups.processes(*self._place) if self._cgroups.all else processes.inside(self.pid)
-        return processes.listing(pids, self.pid)
+        return processes.listing(self.pids(), self.pid)
+
+    def pids(self) -> list[int]:
+        """Its processes, by their pids on the host."""
+        from netns_orch.kernel import processes
+
+        return self._cgroups.processes(*self._place) if self._cgroups.all else processes.inside(self.pid)
 
     def usage(self) -> dict[str, Any]:
         """What its cgroups count, as ``cgroupusage.Usage``; without any, what its processes use."""

@@ -19,6 +19,8 @@ from support.runner import Netorch
 
 ROOTLESS = bool(os.environ.get("NETORCH_TEST_ROOTLESS"))
 """Whether all labs are an ordinary user's (scripts/test-rootless)."""
+NETNS = "private" if ROOTLESS else "host"
+"""Where the bridges of a lab are whose file does not say."""
 HOLDERS: list[Path] = []
 """Directories of users' labs; ``ordinary.everywhere`` tells them."""
 USERS: list[int] = []
@@ -29,6 +31,7 @@ FIRST_SUBORDINATE = 200_000
 
 NO_CGROUP = "limits: no cgroup is delegated to the user of the tests"
 LIMITS = pytest.mark.root_only(NO_CGROUP)
+NO_PAUSE = pytest.mark.root_only("pauses a container: no cgroup is delegated to the user of the tests")
 RANGE = pytest.mark.root_only("a range of ids of its own: a container of a user's has those of the lab")
 IN_PROCESS = pytest.mark.root_only("calls netorch in the tests' own process, which is root")
 ON_THE_HOST = pytest.mark.root_only("about the host itself, which no lab of a user's touches")

@@ -1,7 +1,7 @@
 """What a run of the tests ran, and what it skipped and why: ``scripts/test-vm`` runs that elsewhere.
 
-``NETORCH_TEST_RECORD`` names the file.  It holds JSON: ``ran``, ``failed``, ``skipped`` and ``vm``
-(which bear that marker), each by the ids of tests; for those that were skipped with the reason.
+``NETORCH_TEST_RECORD`` names the file.  It holds JSON: ``ran``, ``failed``, ``skipped``, and ``vm`` and
+``systemd`` (which bear those markers), each by the ids of tests; for those that were skipped with the reason.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 VARIABLE = "NETORCH_TEST_RECORD"
+MACHINES = ("vm", "systemd")
+"""Markers of tests that are for a machine of ``scripts/test-vm``."""
 
 
 class Record:
@@ -20,7 +22,8 @@ class Record:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._found: dict[str, dict[str, str]] = {"ran": {}, "failed": {}, "skipped": {}, "vm": {}}
+        kinds = ("ran", "failed", "skipped", *MACHINES)
+        self._found: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A whole module may be skipped."""
@@ -32,8 +35,9 @@ class Record:
             self._found["ran"][report.nodeid] = ""
         if report.failed:
             self._found["failed"][report.nodeid] = ""
-        if "vm" in report.keywords:
-            self._found["vm"][report.nodeid] = ""
+        for mark in MACHINES:
+            if mark in report.keywords:
+                self._found[mark][report.nodeid] = ""
         self._skipped(report)
 
     def _skipped(self, report: pytest.CollectReport | pytest.TestReport) -> None:

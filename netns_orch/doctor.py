@@ -281,6 +281,8 @@ def _version(release: str) -> tuple[int, ...]:
 
 
 def _cgroups(health: Health) -> Iterator[Finding]:
+    from netns_orch.graph.host import HOW_TO
+
     versions = health.cgroup_versions
     mode = {frozenset({1, 2}): "hybrid", frozenset({1}): "v1", frozenset({2}): "v2"}.get(versions, "none")
     found, mend = mode + (", below systemd" if health.systemd else ""), "mount -t cgroup2 none /sys/fs/cgroup"
@@ -290,16 +292,20 @@ def _cgroups(health: Health) -> Iterator[Finding]:
         mend = rights.how_to_get(health.container, health.devcontainer)
     works = mode != "none" and not read_only
     yield _essential("cgroups", "mode", works, found, "no process can be put into a cgroup", mend)
+    if works:
+        yield _limits(health)
     for name, keys in _CONTROLLERS.items():
         version = health.cgroups.get(name)
-        usable = version is not None and health.cgroup_writable and (health.root or version == 2)
+        usable = version is not None and (
+            health.cgroup_writable if health.root else version == 2 and name in health.delegated
+        )
         mend = ""
         if version is None:
             mend = f"cgroup_no_v1={name} or cgroup_enable={name} on the kernel's command line"
         elif read_only:
             mend = rights.how_to_get(health.container, health.devcontainer)
         elif not usable:
-            mend = "Delegate=yes for user@.service gives users their own (systemd.resource-control(5))"
+            mend = HOW_TO["delegation"].format(controller=name)
         yield Finding(
             "cgroups",
             f"cgroup:{name}",
@@ -308,6 +314,19 @@ def _cgroups(health: Health) -> Iterator[Finding]:
             "" if usable else f"no limits by {keys}",
             mend,
         )
+
+
+def _limits(health: Health) -> Finding:
+    """Which way limits have here; without one an ordinary user's labs have no limits, and no ``pause``."""
+    ways = {
+        "own": "in the cgroup that netorch runs in",
+        "scope": "in a scope that systemd's user manager makes for each lab with `resources`",
+        "top": "beside systemd's slices, at the top of each hierarchy",
+    }
+    if health.limits_by != "none":
+        return Finding("cgroups", "limits", "ok", ways[health.limits_by])
+    means = "labs have no `resources`, and no `pause`; root's have"
+    return Finding("cgroups", "limits", "note", "no cgroup is this user's", means, health.no_limits)
 
 
 def _programs(health: Health) -> Iterator[Finding]:

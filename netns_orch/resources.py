@@ -826,6 +826,8 @@ class HostFacts:
     """Of the paths that were asked about."""
     rootless: bool = False
     """Whether an ordinary user asks: nothing of this is the host's own."""
+    undelegated: str | None = None
+    """For him: why no cgroup at all is his to divide, in words."""
     capacity: Capacity = Capacity()
     containers: int = 0
     """How many of the lab's own are up."""

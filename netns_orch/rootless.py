@@ -66,7 +66,7 @@ def settle(topology: Topology, *, building: bool) -> None:
         return
     from netns_orch.kernel import founding, outside
 
-    here = founding.found(topology.name)
+    here = founding.found(topology.name, limits=topology.has_limits)
     _at_the_end.get().callback(here.leave)
     ports = _ports(topology)
     if building:

@@ -217,7 +217,8 @@ def _enter_realm(lab: Lab, options: Options) -> None:
         raise Refused(f"lab {lab.name} has ended: its first process was killed", "netorch up FILE")
     here.enter()
     if options.argv is not None:
-        interpreter.run_protected("netns_orch.cli", "main", [options.command, *options.argv])
+        words = [options.command, *options.argv]
+        interpreter.run_protected("netns_orch.cli", "main", words, always=True)
 
 
 def _lab(labs: list[Lab], wanted: str | None, node: str | None) -> Lab:

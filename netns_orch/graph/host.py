@@ -48,8 +48,8 @@ HOW_TO = {
     "host:IF": "an ordinary user has no rights over the host's interfaces: leave the link out",
     "delegation": "systemd hands {controller} on to users where user@.service says so: put the lines "
     "`[Service]` and `Delegate=cpu cpuset io memory pids` into "
-    "/etc/systemd/system/user@.service.d/delegate.conf, log in anew, and run netorch in a cgroup of its own: "
-    "systemd-run --user --scope -p Delegate=yes netorch up ...",
+    "/etc/systemd/system/user@.service.d/delegate.conf, and log in anew; netorch itself asks systemd for a "
+    "cgroup with them",
     "time-namespace": "the kernel is built without CONFIG_TIME_NS (Linux 5.6 and later have it)",
 }
 """What to do about a feature that is missing."""
@@ -149,7 +149,7 @@ def _missing(wiring: Wiring, facts: HostFacts) -> Iterator[NetorchError]:
         if feature in facts.features:
             continue
         if facts.rootless and feature.startswith("cgroup:"):
-            yield _not_delegated(feature.removeprefix("cgroup:"), key, where)
+            yield _not_delegated(feature.removeprefix("cgroup:"), key, where, facts.undelegated)
             continue
         if feature in seen:
             continue
@@ -161,11 +161,12 @@ def _missing(wiring: Wiring, facts: HostFacts) -> Iterator[NetorchError]:
         yield MissingFeature(f"this host lacks {feature}, which {key} needs", where=where, hint=hint)
 
 
-def _not_delegated(controller: str, key: str, where: Where | None) -> NotRootless:
+def _not_delegated(controller: str, key: str, where: Where | None, why: str | None) -> NotRootless:
+    """``why``: why systemd gave this user no cgroup at all; None: it did, but without that controller."""
     return NotRootless(
         f"{key} can't be had: the cgroup controller {controller} is not delegated to this user",
         where=where,
-        hint=HOW_TO["delegation"].format(controller=controller),
+        hint=HOW_TO["delegation"].format(controller=controller) + (f"\nnow: {why}" if why else ""),
     )
 
 

@@ -27,14 +27,15 @@ from netns_orch.kernel import cgroupwrites as writes
 from netns_orch.kernel import hierarchies as trees
 from netns_orch.kernel.cgroupusage import Usage
 from netns_orch.kernel.hierarchies import Hierarchy
+from netns_orch.records import replace
 from netns_orch.resources import Cgroup, Resource, from_json, to_json
 
 _ACCOUNTED = ("memory", "pids")
 """v2: switched on where that is possible, even without a limit, so that use and OOM kills are counted."""
 _EMPTY_TIMEOUT = 10.0
 DELEGATE = (
-    "systemd delegates them to a user's commands: systemd-run --user --scope -p Delegate=yes netorch up ..."
-    "\nor run it as root"
+    "systemd is asked for one where the lab file has `resources`; for any lab: "
+    "systemd-run --user --scope -p Delegate=yes netorch up ...\nor run it as root"
 )
 _FREEZE_TIMEOUT = 5.0
 
@@ -75,12 +76,15 @@ class Hierarchies:
             raise KernelError(f"cgroups: {error.strerror}", errno=error.errno) from error
         around = realm.inside()
         if around is not None:
-            rootless = cls([h for h in found if h.version == 2] if around["cgroups"] else [])
+            base = around.get("base")
+            rootless = cls([_moved(h, base) for h in found if h.version == 2] if base else [])
             rootless.filters_devices = False
             return rootless
         if not found:
             hint = "mount -t cgroup2 none /sys/fs/cgroup"
             raise KernelError("no cgroup hierarchy is mounted here", hint=hint)
+        if trees.is_systemds(found):
+            found = [_moved(h, h.mount) if _can_hold(h, h.mount) else h for h in found]
         return cls(found)
 
     @property
@@ -403,6 +407,23 @@ class Hierarchies:
                 tree.remove_parent(hierarchy, parent)
             for base in tree.announced(hierarchy):
                 tree.withdraw(base)
+
+
+def _moved(hierarchy: Hierarchy, base: str) -> Hierarchy:
+    """A hierarchy with labs in another place than this process's own."""
+    offered = trees.offered(base) if hierarchy.version == 2 else hierarchy.controllers
+    return replace(hierarchy, position=base, controllers=offered)
+
+
+def _can_hold(hierarchy: Hierarchy, top: str) -> bool:
+    """Whether labs can hang at the top of what is mounted: beside systemd's slices it leaves them alone.
+
+    Below a unit of its own that is not delegated it switches controllers off (v2) and moves processes from
+    one cgroup to another (v1), whenever it looks at that unit again.
+    """
+    if not os.access(top, os.W_OK):
+        return False
+    return hierarchy.version == 1 or tree.can_hand_down(top, set(_ACCOUNTED) & trees.offered(top))
 
 
 def _paths(made: Sequence[tuple[Hierarchy, str]]) -> Paths:

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from netns_orch.errors import KernelError
 from netns_orch.kernel import cgroupfiles as files
 from netns_orch.kernel import hierarchies as trees
+from netns_orch.kernel import realm
 from netns_orch.kernel.hierarchies import Hierarchy
 
 PARENT = "netorch"
@@ -188,7 +189,7 @@ def _hand_down(base: str, parent: str, lab_directory: str, names: set[str]) -> N
 
 
 def _family() -> set[int]:
-    """This process and all that came from it."""
+    """This process and all that came from it; in a realm, all that is in it."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():
@@ -196,7 +197,8 @@ def _family() -> set[int]:
             if stat:
                 children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(name))
     found: set[int] = set()
-    stack = [os.getpid()]
+    around = realm.inside()
+    stack = [os.getpid(), *([around["pid"]] if around else [])]
     while stack:
         pid = stack.pop()
         found.add(pid)

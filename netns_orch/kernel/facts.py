@@ -64,7 +64,8 @@ def host_facts(
     from netns_orch.kernel.hostlinks import host_facts_links
     from netns_orch.kernel.nets import Nets
 
-    rootless = realm.inside() is not None
+    around = realm.inside()
+    rootless = around is not None
     network = host_facts_links(lab=lab, id=id, nets=Nets({}, netns_fd))
     return HostFacts(
         interfaces=network.interfaces,
@@ -80,6 +81,7 @@ def host_facts(
         capacity=capacity.capacity(),
         containers=containers,
         rootless=rootless,
+        undelegated=None if around is None else around.get("undelegated"),
         outside=not rootless or outside.program() is not None or outside.lack() is None,
     )
 

@@ -15,10 +15,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 
 from netns_orch.errors import KernelError, NetorchError, PermissionNeeded
-from netns_orch.kernel import hierarchies, idmap, realm, rights, rundir, userdir
+from netns_orch.kernel import cgrouptree, hierarchies, idmap, realm, rights, rundir, userdir, userscope
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.realm import Realm
 
@@ -51,16 +51,17 @@ _FORBIDDEN = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EUSERS)
 _SYSCTLS = Path("/proc/sys")
 
 
-def found(lab: str) -> Realm:
+def found(lab: str, *, limits: bool = False) -> Realm:
     """The realm of a lab, opened and in use by this process; made where there is none.
 
-    PermissionNeeded where this host lets no ordinary user have one.
+    With ``limits`` it is to have cgroups: where this process's own is not delegated, systemd is asked.
+    PermissionNeeded where this host lets no ordinary user have a realm.
     """
     here = Realm(lab)
     with realm.held():
         if not here.open():
             _forget(here)
-            _make(here)
+            _make(here, _cgroups(lab, limits))
         here.use()
     return here
 
@@ -117,13 +118,75 @@ def _with_ids(function: Callable[[], None]) -> None:
         raise KernelError(what, hint=f"look at {userdir.top()}")
 
 
-def _make(here: Realm) -> None:
+class Way(NamedTuple):
+    """How the labs of this user come to a cgroup that they can divide."""
+
+    kind: Literal["own", "scope", "none"]
+    """This process's own; a scope that systemd makes; there is none."""
+    lack: str | None = None
+    """Why there is none."""
+    controllers: frozenset[str] = frozenset()
+
+
+def way_to_cgroups() -> Way:
+    """Which way there is here, for labs with limits."""
+    own = _own_cgroup()
+    if own is None:
+        return Way("none", "no cgroup v2 here, and v1 is not safe to delegate")
+    writable = hierarchies.is_writable(own.position) and not userscope.is_inside()
+    own_way = Way("own", None, hierarchies.offered(own.position))
+    if writable and (hierarchies.is_delegated(own) or userscope.is_delegated(own.position)):
+        return own_way
+    lack = userscope.lack() if own.controllers else "the cgroup v2 of this host has no controllers"
+    if lack is None:
+        return Way("scope", None, hierarchies.offered(userscope.manager(own.mount)) or own.controllers)
+    return own_way if writable else Way("none", lack)
+
+
+def _cgroups(lab: str, limits: bool) -> dict[str, Any]:
+    """Where a lab's cgroups are to hang, as ``Realm.about`` has it; this process may be moved there."""
+    way = way_to_cgroups()
+    own, lack = _own_cgroup(), way.lack
+    if way.kind == "scope" and limits:
+        try:
+            return _about_cgroups(userscope.start(lab))
+        except userscope.Refused as refused:
+            lack = str(refused)
+    if own and hierarchies.is_writable(own.position) and not userscope.is_inside():
+        return _about_cgroups(None)
+    if way.kind == "scope" and not limits:
+        lack = "it came up without any limit: netorch down, then up again"
+    return {"cgroups": False, "undelegated": lack}
+
+
+def _own_cgroup() -> hierarchies.Hierarchy | None:
+    return next((hierarchy for hierarchy in hierarchies.detect() if hierarchy.version == 2), None)
+
+
+def _about_cgroups(unit: str | None) -> dict[str, Any]:
+    own = _own_cgroup()
+    assert own is not None, "it was there before"
+    base = own.position.removesuffix(f"/{cgrouptree.PARENT}/{cgrouptree.LEAF}")
+    place = userscope.position().removesuffix(f"/{cgrouptree.PARENT}/{cgrouptree.LEAF}")
+    by_user_manager = f"/user@{os.getuid()}.service/" in base
+    return {
+        "cgroups": True,
+        "base": base,
+        "place": place,
+        "unit": unit or (os.path.basename(base) if by_user_manager else None),
+        "own": unit is not None,
+        "bus": userscope.address(),
+        "leaf": f"{cgrouptree.PARENT}/{cgrouptree.LEAF}",
+    }
+
+
+def _make(here: Realm, cgroups: dict[str, Any]) -> None:
     run = f"{here.directory}/run"
     os.mkdir(here.directory, 0o700)
     os.mkdir(run)
     os.chmod(run, 0o755)
     try:
-        _start(here, run)
+        _start(here, run, cgroups)
     except BaseException:
         if here.pidfd >= 0:
             here.end()
@@ -132,7 +195,7 @@ def _make(here: Realm) -> None:
         raise
 
 
-def _start(here: Realm, run: str) -> None:
+def _start(here: Realm, run: str, cgroups: dict[str, Any]) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(_PATIENCE)
     program = Path(__file__).with_name("holder.py")
@@ -145,7 +208,7 @@ def _start(here: Realm, run: str) -> None:
                 start_new_session=True,
             )
         try:
-            about = _told(here, ours, process.pid)
+            about = _told(here, ours, process.pid) | cgroups
         except BaseException:
             ours.close()  # whoever waits for a word ends
             raise
@@ -176,7 +239,6 @@ def _told(here: Realm, channel: socket.socket, maker: int) -> dict[str, Any]:
         "boot_id": rundir.boot_id(),
         "uid": os.getuid(),
         "ids": ids,
-        "cgroups": hierarchies.is_delegated(),
     }
 
 

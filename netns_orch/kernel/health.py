@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from netns_orch.errors import NetorchError
 from netns_orch.kernel import facts, founding, hierarchies, mountinfo, netfilter, rights, userhealth
@@ -62,6 +63,13 @@ class Health:
     cgroups: dict[str, int] = field(default_factory=dict)
     """Each controller, and the version (1 or 2) of the hierarchy that has it."""
     cgroup_versions: frozenset[int] = frozenset()
+    limits_by: Literal["own", "scope", "top", "none"] = "none"
+    """Where the cgroups of labs hang: in this process's own; in a scope that systemd makes for each; at the
+    top of each hierarchy, beside systemd's slices."""
+    no_limits: str = ""
+    """Why nowhere."""
+    delegated: frozenset[str] = frozenset()
+    """The controllers that labs are given there."""
     cgroup_writable: bool = False
     """Whether this process may make a directory in the hierarchy of version 2, or as root in each."""
     systemd: bool = False
@@ -97,6 +105,7 @@ def examine() -> Health:
     features, why_not, mend = _features(root)
     trees, run = _hierarchies(), os.statvfs("/run")
     own = [tree.position for tree in trees if root or tree.version == 2]
+    limits_by, no_limits, delegated = _limits(root, trees)
     firewalls, dropped = _firewalls() if root else ({}, ())
     return Health(
         release=platform.release(),
@@ -110,6 +119,9 @@ def examine() -> Health:
         not_probed=why_not,
         cgroups={name: tree.version for tree in trees for name in tree.controllers},
         cgroup_versions=frozenset(tree.version for tree in trees),
+        limits_by=limits_by,
+        no_limits=no_limits,
+        delegated=delegated,
         cgroup_writable=bool(own) and all(os.access(path, os.W_OK) for path in own),
         systemd=os.path.isdir("/run/systemd/system"),
         programs={name: path for name in PROGRAMS if (path := netfilter.find_program(name))},
@@ -129,6 +141,16 @@ def examine() -> Health:
         drops=dropped,
         known_machine="mount" in sc.NUMBERS and sys.maxsize > 1 << 32,
     )
+
+
+def _limits(
+    root: bool, trees: list[hierarchies.Hierarchy]
+) -> tuple[Literal["own", "scope", "top", "none"], str, frozenset[str]]:
+    if root:
+        every = frozenset(name for tree in trees for name in tree.controllers)
+        return "top" if hierarchies.is_systemds(trees) else "own", "", every
+    way = founding.way_to_cgroups()
+    return way.kind, way.lack or "", way.controllers
 
 
 def _features(root: bool) -> tuple[Iterable[str], str, str]:

@@ -10,13 +10,17 @@ A controller is on exactly one side.  Names are those of v2: v1's ``blkio`` is `
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from netns_orch.kernel import mountinfo
 from netns_orch.records import dataclass
 
 CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "io", "pids", "devices", "freezer", "hugetlb"})
 _V1_NAMES = {"blkio": "io"}
+_SYSTEMD = "/run/systemd/system"
+"""Is there where systemd is PID 1 (sd_booted(3))."""
+_UNITS = (".scope", ".service", ".slice", ".socket", ".mount", ".swap")
+"""How the names of cgroups end that are systemd's units."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,42 @@ def detect(proc: str = "/proc/self") -> list[Hierarchy]:
     return found
 
 
-def is_delegated() -> bool:
-    """Whether this process's own v2 cgroup is its user's to divide (cgroup-v2.rst, Delegation)."""
-    own = next((hierarchy.position for hierarchy in detect() if hierarchy.version == 2), None)
-    if own is None:
-        return False
+def is_writable(own: str) -> bool:
+    """Whether a v2 cgroup is this user's to divide (cgroup-v2.rst, Delegation)."""
     files = (own, f"{own}/cgroup.procs", f"{own}/cgroup.subtree_control")
     return all(os.access(path, os.W_OK) for path in files)
+
+
+def is_delegated(hierarchy: Hierarchy) -> bool:
+    """Whether systemd says that it leaves this process's cgroup to others: ``Delegate=`` of the unit.
+
+    The sign is an extended attribute of the unit's cgroup (CGROUP_DELEGATION), which the system's manager
+    sets and a user's does not: trusted.delegate since systemd 238, user.delegate since 251.
+    """
+    unit = hierarchy.position
+    while unit != hierarchy.mount and not unit.endswith(_UNITS):
+        unit = os.path.dirname(unit)
+    return any(_attribute(unit, name) == b"1" for name in ("trusted.delegate", "user.delegate"))
+
+
+def is_systemds(found: Sequence[Hierarchy]) -> bool:
+    """Whether this process's cgroups are systemd's own, where nobody else may write (CGROUP_DELEGATION)."""
+    if not os.path.isdir(_SYSTEMD):
+        return False
+    kept = [h for h in found if h.version == 2 or not h.controllers]  # where systemd tells units apart
+    return bool(kept) and not any(is_delegated(hierarchy) for hierarchy in kept)
+
+
+def offered(directory: str) -> frozenset[str]:
+    """The controllers that a v2 cgroup was given, and can hand down."""
+    return _known(_v2_controllers(directory))
+
+
+def _attribute(path: str, name: str) -> bytes | None:
+    try:
+        return os.getxattr(path, name)
+    except OSError:
+        return None
 
 
 def _hierarchy(names: str, position: str, mounts: list[mountinfo.Mount]) -> Hierarchy | None:

@@ -31,12 +31,16 @@ def protected() -> int | None:
     return tree
 
 
-def run_protected(module: str, function: str, arguments: list[str]) -> None:
+def run_protected(module: str, function: str, arguments: list[str], *, always: bool = False) -> None:
     """Become a process that calls a function with these arguments, and exits with what it returns.
 
-    Returns where that is not needed (the interpreter is read-only already) or can't be.
+    Returns where that is not needed (the interpreter is read-only already) or can't be.  ``always``: it is
+    needed by who has entered a user namespace: not dumpable, he could not write to his own files in /proc,
+    unless what he is was executed in there (ptrace(2)).
     """
-    if os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY or (tree := protected()) is None:
+    if os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY and not always:
+        return
+    if (tree := protected()) is None:
         return
     code = (
         f"import sys; sys.path.insert(0, {_PACKAGE_AT!r}); from {module} import {function}; "

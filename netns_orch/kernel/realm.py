@@ -34,7 +34,7 @@ SIGN = "/run/.netorch-realm"
 """A file that is there inside a realm only: what ``holder.json`` says, and the lab's name."""
 SCOPE = (
     "the lab's cgroups are delegated to you, but no process of this session may go there (cgroup-v2.rst, "
-    "Delegation Containment): systemd-run --user --scope netorch ..."
+    "Delegation Containment), and systemd did not bring it there: systemd-run --user --scope netorch ..."
 )
 NAMESPACES = sc.CLONE_NEWUSER | sc.CLONE_NEWNS | sc.CLONE_NEWNET
 _SIGKILL = 9
@@ -46,6 +46,22 @@ def inside() -> dict[str, Any] | None:
     """About the realm that this process is in; None: it is in none."""
     found: dict[str, Any] | None = read_json(SIGN)
     return found
+
+
+def join() -> None:
+    """Go to the realm's cgroup, where else nobody whom this process starts could be in those below it.
+
+    For a process that is in the realm, before it starts others.  Where systemd does not bring it there, the
+    kernel's own refusal is what the user is told, with ``SCOPE``.
+    """
+    around = inside()
+    if around is None or not around.get("base"):
+        return
+    from netns_orch.kernel import userscope
+
+    if not userscope.may_go(around["base"], around["place"]):
+        with suppress(userscope.Refused):
+            userscope.attach(around)
 
 
 def boot_id() -> str:
@@ -121,7 +137,11 @@ class Realm:
 
     @property
     def about(self) -> dict[str, Any]:
-        """holder.json: pid, start_time, boot_id, ids, outside."""
+        """holder.json: pid, start_time, boot_id, ids, and of its cgroups:
+
+        cgroups (whether it has any), base (where they hang), place (that in the hierarchy), unit (systemd's),
+        bus, own (whether the unit is for this realm alone), leaf, undelegated (why there are none).
+        """
         found: dict[str, Any] | None = read_json(f"{self.directory}/holder.json")
         return found or {}
 
@@ -183,6 +203,7 @@ class Realm:
 
     def end(self) -> None:
         """Kill the holder, and with it all that was born in the realm; then remove its files."""
+        about = self.about
         if self.pidfd < 0:
             self.open()
         if self.pidfd >= 0:
@@ -191,9 +212,18 @@ class Realm:
             if not wait_for(self.pidfd):
                 late = OSError(errno.ETIMEDOUT, "they did not end on SIGKILL")
                 raise _refused(f"the namespaces of lab {self.lab} stay", late, self.lab)
+            self._wait_for_systemd(about)
         if inside():
             sc.umount2("/run", sc.MNT_DETACH)  # else what is mounted below it keeps its directories
         self.forget()
+
+    def _wait_for_systemd(self, about: dict[str, Any]) -> None:
+        """A scope made for this realm goes with the last process in it, which this one may be itself."""
+        if about.get("own"):
+            from netns_orch.kernel import userscope
+
+            if not f"{userscope.position()}/".startswith(f"{about['place']}/"):
+                userscope.wait_gone(about["base"])
 
     def forget(self) -> None:
         """Remove the files of a realm that has ended."""

@@ -125,6 +125,7 @@ class Zygote:
 
         try:
             around = realm.inside()
+            realm.join()
             self._process = start() if around is None else _born_in(around["pid"], lambda: start("orphan"))
         except OSError as error:
             raise KernelError(

@@ -27,12 +27,12 @@ def top() -> str:
     """
     uid = os.geteuid()
     for base in (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{uid}"):
-        if os.path.isabs(base) and _is_own(base):
+        if os.path.isabs(base) and is_own(base):
             return f"{base.rstrip('/')}/{NAME}"
     return f"/tmp/{NAME}-{uid}"
 
 
-def _is_own(directory: str) -> bool:
+def is_own(directory: str) -> bool:
     """Whether it is this user's directory, where nobody else may write."""
     try:
         found = os.stat(directory)

@@ -431,6 +431,11 @@ class Topology(Marked):
     untrusted: bool = False
     """Read as a stranger's: what reaches the host was refused, and the rest is confined."""
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether any container has ``resources``."""
+        return any(container.resources != Resources() for container in self.containers.values())
+
     def members(self, name: str) -> list[str]:
         """The containers that ``name`` stands for: itself, or those of a scaled group."""
         return self.groups.get(name, [name])

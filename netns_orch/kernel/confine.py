@@ -74,7 +74,7 @@ class Confinement:
         if self.oom_score_adj is None:
             return
         try:
-            # On Linux 6.1 the files of a process that is not dumpable are those of a root who is nobody here.
+            # Not dumpable, its files are those of the root where it was executed, who may be nobody here.
             descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(descriptor, self.oom_score_adj)

@@ -831,5 +831,5 @@ class HostFacts:
     capacity: Capacity = Capacity()
     containers: int = 0
     """How many of the lab's own are up."""
-    outside: bool = True
-    """For him: whether a program is installed that leads out of his labs, and ports of the host into them."""
+    closed: str | None = None
+    """For him: what is to be done before a program can lead out of his labs, and ports into them."""

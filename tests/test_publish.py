@@ -216,9 +216,10 @@ def test_a_rootless_lab_publishes_by_a_program_alone() -> None:
     topology = small("80:80")
     features = graph.features_needed(wired(topology))
     (problem,) = graph.check_host(
-        wired(topology), HostFacts(features=features, rootless=True, outside=False)
+        wired(topology), HostFacts(features=features, rootless=True, closed="modprobe tun")
     )[0]
     assert isinstance(problem, NotRootless) and problem.where == at(1)
+    assert "modprobe tun" in (problem.hint or "")
     assert graph.check_host(wired(topology), HostFacts(features=features, rootless=True))[0] == []
 
 

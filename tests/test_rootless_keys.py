@@ -79,7 +79,7 @@ def test_every_key_and_every_command(alice: Ordinary) -> None:
     lab = _lab(run, alice)
     run("up", lab)
     assert run("status", "--json").json()["drift"] == []
-    _look(run)
+    _look(run, alice.directory)
     _act(run, alice)
     run("down")
     tested = run("test", "--json", lab).json()
@@ -104,7 +104,7 @@ def _lab(run: Any, alice: Ordinary) -> Path:
     return alice.write(_NEEDS.sub(lambda line: "" if line[2] in lacks else line[1], text), "all.yaml")
 
 
-def _look(run: Any) -> None:
+def _look(run: Any, directory: Path) -> None:
     """What shows a lab."""
     assert len(run("ps", "--json").json()) == 11
     assert [row["lab"] for row in run("ls", "--json").json()] == ["all"]
@@ -117,8 +117,11 @@ def _look(run: Any) -> None:
     assert any("http.server" in row["command"] for row in run("top", "web", "--json").json())
     assert "red" in run("graph", "all.yaml").stdout
     assert run("path", "red", "web", "--probe").code == 0
-    run("doctor", code=None)
+    states = {row["name"]: row["state"] for row in run("doctor", "--json", code=None).json()["findings"]}
+    assert states["nft"] == states["iptables"] == states["bridge"] == "ok", "this lab has all of them"
     run("init", "--list")
+    (directory / "compose.yaml").write_text("services: {red: {image: alpine}}\n")
+    assert "red" in run("import", "compose.yaml").stdout
     assert run("schema").json()["$defs"]
     assert "netorch" in run("completion", "bash").stdout
     run("gc")

@@ -249,8 +249,8 @@ def check_host(wiring: Wiring, facts: HostFacts, problems: Problems) -> None:
     reported: set[object] = set()
     for port in wiring.published:
         problem: NetorchError | None
-        if facts.rootless and not facts.outside:
-            problem = _not_rootless(port)
+        if facts.closed is not None:
+            problem = _not_rootless(port, facts.closed)
         else:
             problem = _not_there(port, [*facts.addresses, *own]) or _taken(port, facts)
         if problem is not None and port.place not in reported:
@@ -258,12 +258,11 @@ def check_host(wiring: Wiring, facts: HostFacts, problems: Problems) -> None:
             problems.errors.append(problem)
 
 
-def _not_rootless(port: Published) -> NotRootless:
+def _not_rootless(port: Published, lack: str) -> NotRootless:
     return NotRootless(
-        f"{port} can't be published: an ordinary user needs pasta or slirp4netns for that",
+        f"{port} can't be published: an ordinary user needs pasta or slirp4netns for that, and /dev/net/tun",
         where=port.spec.where,
-        hint="install one of them (`apt-get install passt`; you need access to /dev/net/tun, too), "
-        f"or look from inside: netorch exec {port.container} ...",
+        hint=f"{lack}; or look from inside: netorch exec {port.container} ...",
     )
 
 

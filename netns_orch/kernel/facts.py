@@ -82,7 +82,7 @@ def host_facts(
         containers=containers,
         rootless=rootless,
         undelegated=None if around is None else around.get("undelegated"),
-        outside=not rootless or outside.program() is not None or outside.lack() is None,
+        closed=outside.lack() if rootless and outside.program() is None else None,
     )
 
 

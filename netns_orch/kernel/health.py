@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from netns_orch.errors import NetorchError
-from netns_orch.kernel import facts, founding, hierarchies, mountinfo, netfilter, rights, userhealth
+from netns_orch.kernel import facts, founding, hierarchies, idmap, mountinfo, netfilter, rights, userhealth
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.userhealth import UserHealth
 from netns_orch.resources import HostTable
@@ -177,8 +177,10 @@ def unprivileged() -> None:
     features: list[str] = []
     why_not = mend = ""
     doing = "make a user namespace"
+    uid, gid = os.getuid(), os.getgid()
     try:
         sc.unshare(sc.CLONE_NEWUSER)
+        idmap.write_single(os.getpid(), uid, gid)  # or a program (nft) has no rights there
         doing = "make the other namespaces"  # AppArmor may leave a user namespace without rights
         sc.unshare(sc.CLONE_NEWNS | sc.CLONE_NEWNET)
         features = sorted(facts.features(facts.FEATURES))

@@ -52,16 +52,21 @@ def write(pid: int) -> str:
     if possible and all(_by_helper(kind, pid, found) for kind, found in ranges.items() if found):
         return "many"
     try:
-        _put(pid, "setgroups", "deny")
-        if not _has_map(pid, "gid"):
-            _put(pid, "gid_map", f"0 {os.getgid()} 1\n")
-        if not _has_map(pid, "uid"):
-            _put(pid, "uid_map", f"0 {os.getuid()} 1\n")
+        write_single(pid, os.getuid(), os.getgid())
     except OSError as error:
         raise KernelError(
             f"the lab's user ids can't be mapped: {error.strerror}", errno=error.errno
         ) from error
     return "single"
+
+
+def write_single(pid: int, uid: int, gid: int) -> None:
+    """Map root's ids of a new user namespace to these, where they have no map yet."""
+    _put(pid, "setgroups", "deny")
+    if not _has_map(pid, "gid"):
+        _put(pid, "gid_map", f"0 {gid} 1\n")
+    if not _has_map(pid, "uid"):
+        _put(pid, "uid_map", f"0 {uid} 1\n")
 
 
 def _by_helper(kind: str, pid: int, found: Range) -> bool:

@@ -1,6 +1,7 @@
 """The cgroups of a lab: made, limited, measured, emptied and removed, in every hierarchy of the host.
 
-Owns: the tree ``netorch/<lab>.<id>/<container>`` below netorch's own position in each hierarchy.
+Owns: the tree ``netorch/<lab>.<id>/<container>`` below netorch's own position in each hierarchy; at the top,
+where that position is systemd's; in a realm, in the cgroup that the realm was given.
 Must not: assume a path; know the names of the kernel's files (``cgrouplimits``, ``cgroupwrites``,
 ``cgroupusage``) or how directories are marked and controllers handed down (``cgrouptree``).
 

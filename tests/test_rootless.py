@@ -740,6 +740,11 @@ def test_a_delegated_cgroup_keeps_limits_and_pauses(alice: Ordinary) -> None:
             assert (next((own / "netorch").glob("lab.*/red")) / "pids.max").read_text() == "20\n"
         within("down")
         until(lambda: not [path for path in own.iterdir() if path.is_dir()], "its cgroups removed")
+        within("up")
+        os.kill(alice.holder("lab"), signal.SIGKILL)
+        until(lambda: not alice.processes(), "the end of all")
+        assert alice("ls", "--json").json() == []
+        assert not [path for path in own.iterdir() if path.is_dir()], "the next command removes its cgroups"
     finally:
         alice.end()
         until(

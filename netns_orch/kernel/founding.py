@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 
@@ -84,10 +85,29 @@ def clean() -> list[str]:
 
 def _forget(here: Realm) -> None:
     """Remove the files of a realm that has ended, also those of the subordinate ids that it had."""
+    with suppress(OSError, NetorchError):  # systemd removes them meanwhile, or another lab needs them
+        _remove_cgroups(here)
     try:
         here.forget()
     except KernelError:
         _with_ids(here.forget)
+
+
+def _remove_cgroups(here: Realm) -> None:
+    """Remove the cgroups of a realm that has ended; what its last lab switched on is switched off again."""
+    about = here.about
+    if not about.get("cgroups") or about.get("boot_id") != rundir.boot_id():
+        return
+    base = about["base"]
+    hierarchy = hierarchies.Hierarchy(2, frozenset(), base, base)
+    parent = f"{base}/{cgrouptree.PARENT}"
+    for name in hierarchies.children(parent):
+        if name.rpartition(".")[0] != here.lab or not cgrouptree.is_ours(parent, name):
+            continue
+        for directory, _, _ in os.walk(f"{parent}/{name}", topdown=False):
+            if directory != f"{parent}/{name}":
+                os.rmdir(directory)
+        cgrouptree.remove_lab(hierarchy, f"{parent}/{name}")
 
 
 def _with_ids(function: Callable[[], None]) -> None:

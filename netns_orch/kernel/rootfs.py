@@ -96,6 +96,16 @@ _FSCONFIG_LIMIT = 256
 """Bytes of a value of fsconfig(2)."""
 
 
+def limit_cgroups_below(cgroup: str) -> None:
+    """How deep and how many ``nesting`` may make in its v2 cgroup; before its first process is there.
+
+    That one has the cgroup as its root: where the host's are mounted ``nsdelegate`` (systemd does), it may
+    not write these files of its own root itself (cgroups(7)).
+    """
+    for file, most in _AT_MOST:
+        sc.write_file(f"{cgroup}/{file}", most)
+
+
 def host_mounts(mounts: list[mountinfo.Mount]) -> list[str]:
     """The mount points of the host's other file systems that a view of its root shows, parents first."""
     found: dict[str, None] = {}
@@ -377,8 +387,6 @@ class Builder:
                     os.chown(f"{path}/{file}", self.first_id, self.first_id)
             os.close(descriptor)
         if v2 := self.cgroup["v2"]:
-            for file, most in _AT_MOST:
-                sc.write_file(f"{v2}/{file}", most)
             os.mkdir(f"{v2}/{confine.INIT_CGROUP}", 0o755)
             sc.write_file(f"{v2}/{confine.INIT_CGROUP}/cgroup.procs", b"1")
 

@@ -114,6 +114,8 @@ class Building:
             self.procs.append(os.open(f"{directory}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
         if cgroup["v2"]:
             self.cgroup = os.open(cgroup["v2"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if self.order["spec"]["nesting"]:
+                rootfs.limit_cgroups_below(cgroup["v2"])
         if clone.is_ordinary(self.order):
             self.make_first = clone.ordinary(self.cgroup)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -899,6 +900,14 @@ def test_light_commands_load_nothing_heavy(words: list[str]) -> None:
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line}
     assert "netns_orch.cli.app" in loaded
     assert not loaded & {"pyroute2", "networkx", "pydantic", "rich", "pyseccomp", "asyncio"}
+
+
+def test_exec_loads_next_to_nothing() -> None:
+    done = python("-X", "importtime", "-m", "netns_orch", "exec", "red", "true")
+    lines = (line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line)
+    loaded = {*itertools.dropwhile(lambda name: name != "netns_orch", lines)}  # before that, Python's site
+    assert done.returncode == 125 and "netns_orch.kernel.enter" in loaded, done.stderr
+    assert not loaded & {"pyroute2", "networkx", "pydantic", "rich", "contextlib", "collections", "json"}
 
 
 @pytest.mark.parametrize("words", [["validate", "topologies/red-blue.yaml"], ["ls"]])

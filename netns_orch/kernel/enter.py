@@ -17,7 +17,7 @@ import fcntl
 import os
 import select
 
-from netns_orch.kernel import confine, ids, realm, users
+from netns_orch.kernel import confine, ids, userdir, users
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.uplabs import read_json
 
@@ -107,7 +107,7 @@ class Target:
         v2 = _innermost(paths["v2"]) if self.about.get("nesting") else paths["v2"]
         if v2:
             self.v2 = os.open(v2, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            realm.join()
+            _join_realm()
         joined = [*paths["v1"], v2] if v2 and paths["v1"] else paths["v1"]
         for path in joined:
             self.procs.append(os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
@@ -452,8 +452,18 @@ def _failure(program: Program, step: int, number: int) -> Refused:
 def _told(error: OSError) -> Refused:
     hint = "netorch needs root here" if error.errno in (errno.EPERM, errno.EACCES) else None
     if error.errno == errno.EACCES:
+        from netns_orch.kernel import realm
+
         hint = realm.SCOPE if realm.inside() else hint
     return Refused(f"can't enter the container: {error.strerror}", hint)
+
+
+def _join_realm() -> None:
+    """As ``realm.join``; root has none, and need not import that."""
+    if os.path.exists(userdir.SIGN):
+        from netns_orch.kernel import realm
+
+        realm.join()
 
 
 def _start_time(pid: int) -> int | None:

@@ -234,7 +234,7 @@ def _start(here: Realm, run: str, cgroups: dict[str, Any]) -> None:
             raise
         finally:
             process.wait()
-        rundir.replace_file(f"{run}/{os.path.basename(realm.SIGN)}", json.dumps(about))
+        rundir.replace_file(f"{run}/{os.path.basename(userdir.SIGN)}", json.dumps(about))
         rundir.replace_file(f"{here.directory}/holder.json", json.dumps(about))
         ours.send(b"keep")
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-SIGN = "/run/.netorch-realm"
-"""A file that is there inside a realm only: what ``holder.json`` says, and the lab's name."""
 SCOPE = (
     "the lab's cgroups are delegated to you, but no process of this session may go there (cgroup-v2.rst, "
     "Delegation Containment), and systemd did not bring it there: systemd-run --user --scope netorch ..."
@@ -44,7 +42,7 @@ _END_TIMEOUT = 30_000
 
 def inside() -> dict[str, Any] | None:
     """About the realm that this process is in; None: it is in none."""
-    found: dict[str, Any] | None = read_json(SIGN)
+    found: dict[str, Any] | None = read_json(userdir.SIGN)
     return found
 
 

@@ -13,6 +13,8 @@ import os
 
 RUN = "/run/netorch"
 NAME = "netorch"
+SIGN = "/run/.netorch-realm"
+"""A file that is there inside a realm only: what ``holder.json`` says (``realm``)."""
 
 
 def is_ordinary() -> bool:

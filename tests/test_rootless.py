@@ -55,6 +55,7 @@ def without(alice: Ordinary, *programs: str) -> dict[str, str]:
 # -- the same commands ---------------------------------------------------------------------------
 
 
+@pytest.mark.vm
 def test_a_lab_from_up_to_down(alice: Ordinary) -> None:
     before = interfaces()
     lab = alice.write(RED_BLUE)

@@ -343,8 +343,14 @@ def test_with_the_first_process_everything_ends(alice: Ordinary) -> None:
 
 def test_without_its_files_a_lab_ends(alice: Ordinary) -> None:
     """/run/user/UID goes with a user's last session; whoever comes next could not find the lab."""
-    alice("up", alice.write(SWITCH), environment=CLOSED)
+    file = alice.write(SWITCH)
+    alice("up", file, environment=CLOSED)
     shutil.rmtree(alice.top)
+    alice.assert_nothing_left()
+    alice("up", file, environment=CLOSED)
+    os.kill(alice.holder("lab"), signal.SIGTERM)
+    until(lambda: not alice.processes(), "the end of what SIGTERM was sent to", 30)
+    alice("gc")
     alice.assert_nothing_left()
 
 

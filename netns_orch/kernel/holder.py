@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+_ENDS = (signal.SIGTERM, signal.SIGIO)
 _LEFT_OUT = ("netns", "netorch", "xtables.lock")
 """Of the host's /run: what programs inside make for themselves."""
 
@@ -80,8 +81,10 @@ class Holder:
         except OSError as error:
             self.tell(error)
             os._exit(1)
-        while True:
-            signal.pause()
+        while self._is_wanted():
+            if signal.sigwait(_ENDS) == signal.SIGTERM:  # blocked, none is lost that comes meanwhile
+                break
+        os._exit(0)
 
     def _hear(self, word: bytes) -> None:
         """Wait for a word; any other one, or none, means that nobody wants the realm any more."""
@@ -122,7 +125,10 @@ class Holder:
             fcntl.ioctl(link, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
     def _settle(self) -> None:
-        """Nothing of who started it stays open; SIGTERM ends it, as a process that is no PID 1."""
+        """Nothing of who started it stays open; it hears of SIGTERM, as a process that is no PID 1 would.
+
+        And of each file that goes from the realm's directory.
+        """
         null = os.open("/dev/null", os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
@@ -130,18 +136,17 @@ class Holder:
         sc.CommandLine(
             sc.arguments_area(), f"netorch-holder {os.path.basename(os.path.dirname(self.run))}"
         ).set()
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-        signal.signal(signal.SIGIO, self._look)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
         with suppress(OSError):  # a kernel without CONFIG_DNOTIFY
             fcntl.fcntl(self.directory, fcntl.F_NOTIFY, fcntl.DN_DELETE | fcntl.DN_MULTISHOT)
-        self._look()
 
-    def _look(self, *_: object) -> None:
-        """End where the realm's files are gone."""
+    def _is_wanted(self) -> bool:
+        """Whether the realm's files are still there."""
         try:
             os.stat("holder.json", dir_fd=self.directory)
         except FileNotFoundError:
-            os._exit(0)
+            return False
+        return True
 
 
 def _copy(entry: os.DirEntry[str]) -> tuple[str, object]:

@@ -213,6 +213,32 @@ def _written(limits: Cgroup, version: int) -> dict[str, str]:
     return files
 
 
+@pytest.mark.parametrize(
+    ("euid", "map_", "found"),
+    [(0, "0 0 4294967295", None), (0, "0 1000 1\n1 100000 65536", "labs"), (1000, "0 0 4294967295", "labs")],
+)
+def test_root_takes_no_mark_that_anybody_can_set(
+    monkeypatch: pytest.MonkeyPatch, euid: int, map_: str, found: str | None
+) -> None:
+    def get(_: str, name: str) -> bytes:
+        if name == "user.netorch":
+            return b"labs"
+        raise OSError(errno.ENODATA, "")
+
+    monkeypatch.setattr(os, "getxattr", get)
+    monkeypatch.setattr(os, "geteuid", lambda: euid)
+    monkeypatch.setattr(cgroupfiles, "read", lambda path: map_)
+    assert cgroupfiles.mark("/somewhere") == found
+
+
+def test_the_leaf_of_somebody_elses_labs_stays(tmp_path: Path) -> None:
+    parent = tmp_path / cgrouptree.PARENT
+    (parent / cgrouptree.LEAF).mkdir(parents=True)
+    hierarchy = hierarchies.Hierarchy(2, frozenset(), str(tmp_path), str(tmp_path))
+    cgrouptree.remove_parent(hierarchy, str(parent))
+    assert (parent / cgrouptree.LEAF).is_dir()
+
+
 # -- on the kernel -------------------------------------------------------------------------------------
 
 

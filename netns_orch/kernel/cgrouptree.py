@@ -132,6 +132,8 @@ def remove_lab(hierarchy: Hierarchy, directory: str) -> None:
 def remove_parent(hierarchy: Hierarchy, parent: str) -> None:
     """Where no lab of ours is left: switch off what was switched on; a ``netorch`` of ours goes too."""
     base = os.path.dirname(parent)
+    if not is_ours(base, PARENT) and files.mark(parent, ".switched") is None:
+        return  # somebody else's, who may also hold its lock for ever
     try:
         with _locked(base):
             if any(is_ours(parent, name) for name in _labs_in(parent)):

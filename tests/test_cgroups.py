@@ -15,7 +15,7 @@ import pytest
 from support.waiting import until
 
 from netns_orch.errors import KernelError, MissingFeature, Where
-from netns_orch.kernel import cgroupfiles, cgrouplimits, cgrouptree, devicefilter, hierarchies
+from netns_orch.kernel import cgroupfiles, cgrouplimits, cgrouptree, devicefilter, hierarchies, realm
 from netns_orch.kernel.cgroups import Hierarchies, Paths
 from netns_orch.records import replace
 from netns_orch.resources import Cgroup
@@ -104,6 +104,23 @@ class TestDetect:
         fake.mount("cgroup", "pids", "rw,pids")
         fake.mount("cgroup", "covered", "rw,cpu", device="0:4095")
         assert fake.detect("4:memory:/mine\n3:pids:/../..\n2:cpu:/\n1:freezer:/\n") == []
+
+    def test_in_a_realm_where_the_lab_was_given_them(
+        self, fake: FakeHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        top = fake.mount("cgroup2", "cg")
+        for name in ("own", "scope"):
+            (top / name).mkdir()
+            (top / name / "cgroup.controllers").write_text("pids\n")
+        fake.detect("0::/own\n")
+        for about, position in (
+            ({"cgroups": True, "base": f"{top}/scope"}, f"{top}/scope"),
+            ({"cgroups": True}, f"{top}/own"),  # as netorch 0.1.0 left it
+            ({"cgroups": False}, None),
+        ):
+            monkeypatch.setattr(realm, "inside", lambda about=about: about)
+            v2 = Hierarchies.detect(str(fake.path)).v2
+            assert (v2.position if v2 else None) == position
 
     def test_none_at_all_is_an_error_with_a_way_out(self, fake: FakeHost) -> None:
         fake.detect("")

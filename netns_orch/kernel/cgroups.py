@@ -77,8 +77,9 @@ class Hierarchies:
             raise KernelError(f"cgroups: {error.strerror}", errno=error.errno) from error
         around = realm.inside()
         if around is not None:
-            base = around.get("base")
-            rootless = cls([_moved(h, base) for h in found if h.version == 2] if base else [])
+            base = around.get("base")  # a lab of netorch 0.1.0's has none, and is found all the same
+            v2 = [h for h in found if h.version == 2] if around["cgroups"] else []
+            rootless = cls([_moved(h, base) if base else h for h in v2])
             rootless.filters_devices = False
             return rootless
         if not found:
@@ -538,5 +539,6 @@ def _named(what: str) -> Iterator[None]:
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-        hint = rights.how_to_get(rights.container(), rights.is_devcontainer()) if refused else None
+        mend = DELEGATE if realm.inside() else rights.how_to_get(rights.container(), rights.is_devcontainer())
+        hint = mend if refused else None
         raise KernelError(f"{what}: {error.strerror}{place}", errno=error.errno, hint=hint) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -246,6 +247,22 @@ def test_root_takes_no_mark_that_anybody_can_set(
     monkeypatch.setattr(os, "geteuid", lambda: euid)
     monkeypatch.setattr(cgroupfiles, "read", lambda path: map_)
     assert cgroupfiles.mark("/somewhere") == found
+
+
+def test_who_holds_a_cgroups_lock_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgrouptree, "_PATIENCE", 0.01)
+    hierarchy = hierarchies.Hierarchy(2, frozenset(), str(tmp_path), str(tmp_path))
+    held = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(KernelError, match="holds the lock") as refused:
+            cgrouptree.make_lab_directory(hierarchy, str(tmp_path), "t.1")
+    finally:
+        os.close(held)
+    assert f"fuser -v {tmp_path}" in (refused.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_leaf_of_somebody_elses_labs_stays(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -24,6 +25,9 @@ from netns_orch.kernel.hierarchies import Hierarchy
 PARENT = "netorch"
 LEAF = ".netorch"
 """v2: where netorch's own processes go when their cgroup must be an inner node."""
+_PATIENCE = 30.0
+_LOOK = 0.001
+"""Seconds: to wait for a lock, and between two tries."""
 
 
 def base_of(lab_directory: str) -> str:
@@ -64,10 +68,22 @@ def withdraw(base: str) -> None:
 
 @contextmanager
 def _locked(base: str) -> Iterator[None]:
-    """Labs that share a base take turns, for microseconds: to make directories, to switch controllers."""
+    """Labs that share a base take turns, for microseconds: to make directories, to switch controllers.
+
+    Whoever may read the directory can hold its lock: KernelError rather than to wait for him for ever.
+    """
     descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + _PATIENCE
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    what = f"somebody holds the lock of {base} for more than {_PATIENCE:g} s"
+                    raise KernelError(what, hint=f"fuser -v {base}   tells who") from None
+                time.sleep(_LOOK)
         yield
     finally:
         os.close(descriptor)

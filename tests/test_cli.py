@@ -88,7 +88,11 @@ class FakeLab:
     ) -> Any:
         self._called("load", str(file), name, variables, *(["untrusted"] if untrusted else []))
         return SimpleNamespace(
-            name=name or Path(file).stem, containers={"red": 1, "blue": 2}, bridges={"br0": 1}, links=[1, 2]
+            has_limits=False,
+            name=name or Path(file).stem,
+            containers={"red": 1, "blue": 2},
+            bridges={"br0": 1},
+            links=[1, 2],
         )
 
     def validate(self, topology: Any, *, host: bool = True) -> list[NetorchError]:
@@ -416,7 +420,7 @@ def test_labs_of_root_are_no_error_for_who_has_none(
 def _no_user_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ordinary user whom this host lets have no lab of his own."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionNeeded("sysctl user.max_user_namespaces is 0", hint="or allow it")
 
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -428,7 +432,8 @@ def test_validate_needs_no_rights(
 ) -> None:
     _no_user_namespaces(monkeypatch)
     assert main(["validate", "office.yaml"]) == 0
-    assert capsys.readouterr().err == "not checked against this host: that needs root\n"
+    said = capsys.readouterr().err
+    assert said == "not checked against this host: sysctl user.max_user_namespaces is 0\n"
 
 
 def test_refused_by_the_kernel_without_rights_hints_at_sudo(

@@ -44,13 +44,13 @@ def require_root() -> None:
         raise PermissionNeeded("this needs root")
 
 
-def can_settle(topology: Topology) -> bool:
-    """The same, where it is possible."""
+def why_unsettled(topology: Topology) -> str | None:
+    """The same, where it is possible: None, or why it is not."""
     try:
         settle(topology)
-    except PermissionNeeded:
-        return False
-    return True
+    except PermissionNeeded as error:
+        return error.what
+    return None
 
 
 def look() -> list[str]:

@@ -202,8 +202,8 @@ def validate(what: What, *, json: bool) -> int:
     path, _ = choose.lab_file(what.file)
     try:
         topology = what.load()
-        settled = choose.can_settle(topology)
-        warnings = lab.validate(topology, host=settled)
+        unsettled = choose.why_unsettled(topology)
+        warnings = lab.validate(topology, host=unsettled is None)
     except LabFileError as error:
         if not json:
             raise
@@ -214,8 +214,8 @@ def validate(what: What, *, json: bool) -> int:
     else:
         warn(warnings)
         out(render.valid_line(str(path), topology))
-        if not settled:
-            note("not checked against this host: that needs root")
+        if unsettled is not None:
+            note(f"not checked against this host: {unsettled}")
     return EXIT_DONE
 
 

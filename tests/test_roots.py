@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 from support import archives, view
 from support.archives import device, directory, file, symlink
 from support.limits import Cgroups
+from support.outer import run
 from support.runner import Netorch
 from support.waiting import until
 
@@ -305,6 +307,33 @@ def test_diff_does_not_follow_what_the_container_made(netorch: Netorch) -> None:
         assert kinds["/opt"] == kinds["/srv"] == "C" and kinds["/root/fifo"] == "A"
         assert not any(path.startswith(("/opt/", "/srv/")) for path in kinds)
         assert kinds["/root" + "/d" * 300] == "A"
+
+
+@pytest.mark.root_only("tests/test_rootless.py has it for an ordinary user")
+@pytest.mark.parametrize("user", [False, True])
+def test_directories_of_the_host_that_are_mounts(netorch: Netorch, user: bool) -> None:
+    """A container writes there, too, into a copy: /etc without a hostname, /srv and a directory in it."""
+    etc, srv = netorch.directory / "etc", netorch.directory / "srv"
+    run("cp", "-a", "/etc", str(etc))
+    (etc / "hostname").unlink(missing_ok=True)
+    (srv / "inner").mkdir(parents=True)
+    (srv / "old").write_text("old\n")
+    with contextlib.ExitStack() as mounted:
+        for source, target in ((etc, "/etc"), (srv, "/srv"), (etc, "/srv/inner")):
+            run("mount", "--bind", str(source), target)
+            mounted.callback(run, "umount", target)
+        text = (
+            f"containers: {{red: {{namespaces: {{user: {str(user).lower()}}}}}, ro: {{read_only: true}}}}\n"
+        )
+        with netorch.lab(text) as lab:
+            script = "cat /etc/hostname /srv/old; rm /srv/old; echo x > /etc/new; echo y > /srv/inner/passwd"
+            assert lab.sh("red", f"{script}; ls /srv; cat /srv/inner/passwd") == "red\nold\ninner\ny"
+            assert "Read-only" in lab.exec("ro", "touch", "/srv/x", code=1).stderr
+            changed = netorch("diff", "red").stdout.splitlines()
+            inner = ["C /srv/inner", "C /srv/inner/passwd"]
+            assert changed == ["C /etc", "A /etc/new", "C /srv", *inner, "D /srv/old"]
+            assert netorch("diff", "ro").stdout == ""
+        assert (srv / "old").exists() and (etc / "passwd").stat().st_size > 2 and not (etc / "new").exists()
 
 
 def test_diff_of_nobody(netorch: Netorch) -> None:

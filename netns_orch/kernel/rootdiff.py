@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
 from netns_orch.errors import KernelError
-from netns_orch.kernel import realm, rootnote
+from netns_orch.kernel import rootnote
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.unpack import opaque_attribute
 
@@ -76,7 +76,7 @@ class _Below:
     """The layers below the container's own, looked at as overlayfs shows them."""
 
     def __init__(self, layers: Sequence[str]) -> None:
-        """Lowest first; of each only its own file system, as a mount that is attached nowhere."""
+        """Lowest first; of each but / only its own file system, as a mount that is attached nowhere."""
         self.roots: list[int] = []
         try:
             for path in reversed(layers):
@@ -131,8 +131,8 @@ class _Below:
 
 
 def _layer(path: str) -> int:
-    """In a realm the host's / can't be had without the mounts below it, which are locked."""
-    if path == "/" and realm.inside():
+    """The host's / has the mounts below it, of which a container has copies, too."""
+    if path == "/":
         return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     return sc.open_tree(sc.AT_FDCWD, path)
 

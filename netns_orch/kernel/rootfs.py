@@ -121,6 +121,20 @@ def _below(path: str, parents: tuple[str, ...]) -> bool:
     return any(path == parent or path.startswith(parent + "/") for parent in parents)
 
 
+def copied(mounts: list[mountinfo.Mount]) -> list[str]:
+    """Those of ``host_mounts`` that a container gets a copy of to write to, where root makes it.
+
+    The others are shown as they are, read-only: where no container writes (/usr ...), and what is not on this
+    machine, or may be no lower layer of an overlay.
+    """
+    kinds = {mount.point: mount.kind for mount in mounts}
+    return [
+        point
+        for point in host_mounts(mounts)
+        if kinds[point] in _LOCAL and hostroot.is_writable(point) and os.path.isdir(point)
+    ]
+
+
 def parts(mounts: list[mountinfo.Mount]) -> tuple[list[hostroot.Part], list[str]]:
     """The parts that the host's root is shown in where it can't be shown at once.
 
@@ -242,15 +256,12 @@ class Builder:
         for path in ["/"] if root["kind"] == "host" else reversed(root["layers"]):
             self.doing = f"open {path} for the root"
             lower.append(self._lower(path, str(len(lower))))
+        if root["kind"] == "host":
+            for point in self.host["copied"]:
+                with suppress(FileNotFoundError):  # unmounted meanwhile
+                    self._like_the_hosts(point)
         self.doing = "mount the root (overlay)"
-        here = f"/proc/self/fd/{self.store}"
-        options: Options = [
-            ("source", "overlay"),
-            ("lowerdir", ":".join(f"/proc/self/fd/{item}" for item in lower)),
-            ("upperdir", f"{here}/upper"),
-            ("workdir", f"{here}/work"),
-            ("redirect_dir", "nofollow"),  # one that an image brings along would show another directory
-        ]
+        options = self._layered(lower, "upper", "work")
         if self.host["parts"] is not None:
             options.append(("userxattr", None))  # trusted.* is the host's root's alone
         self.root = self._mount_overlay(options)
@@ -260,6 +271,41 @@ class Builder:
 
     def _do(self, what: str) -> None:
         self.doing = what
+
+    def _layered(self, lower: list[int], upper: str, work: str) -> Options:
+        """What makes an overlay of directories, and of two of the store's."""
+        here = f"/proc/self/fd/{self.store}"
+        return [
+            ("source", "overlay"),
+            ("lowerdir", ":".join(f"/proc/self/fd/{item}" for item in lower)),
+            ("upperdir", f"{here}/{upper}"),
+            ("workdir", f"{here}/{work}"),
+            ("redirect_dir", "nofollow"),  # one that an image brings along would show another directory
+        ]
+
+    def _like_the_hosts(self, point: str) -> None:
+        """A directory of the host's, and those it is in, in the upper layer before that is mounted."""
+        made = "upper"
+        for name in point.strip("/").split("/"):
+            made = f"{made}/{name}"
+            found = os.stat(made.removeprefix("upper"))
+            with suppress(FileExistsError):
+                os.mkdir(made, dir_fd=self.store)
+                os.chown(made, self.first_id + found.st_uid, self.first_id + found.st_gid, dir_fd=self.store)
+                os.chmod(made, stat.S_IMODE(found.st_mode), dir_fd=self.store)
+
+    def _copy(self, point: str) -> None:
+        """An overlay over a file system of the host's; what is written lies in the root's upper layer."""
+        work = f"works/{len(self.parts)}"
+        os.makedirs(f"/proc/self/fd/{self.store}/{work}")
+        target = sc.openat2(self.root, point.lstrip("/"), _DIRECTORY, INSIDE)
+        lower = self._lower(point, work.replace("/", "-"))
+        options = self._layered([lower], f"upper{point}", work)
+        tree = sc.new_mount("overlay", options, sc.MOUNT_ATTR_NODEV)
+        os.close(lower)
+        sc.move_mount(tree, target)
+        os.close(target)
+        self.parts.append(tree)
 
     def _keep_view(self) -> None:
         """A plain copy of the store's mount: what is mounted inside it would be locked."""
@@ -310,6 +356,10 @@ class Builder:
         with_those_below = 0 if self.host["parts"] is None else sc.AT_RECURSIVE
         for point in self.host["mounts"]:
             self.doing = f"show the host's {point}"
+            with suppress(OSError):  # none that overlayfs takes for a layer, or unmounted meanwhile
+                if point in self.host["copied"]:
+                    self._copy(point)
+                    continue
             try:
                 tree = sc.open_tree(sc.AT_FDCWD, point, sc.OPEN_TREE_CLONE | with_those_below)
                 target = sc.openat2(self.root, point.lstrip("/"), _PATH, INSIDE)

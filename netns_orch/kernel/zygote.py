@@ -55,6 +55,7 @@ def host_facts(inherited: list[int]) -> dict[str, Any]:
     parts, others = rootfs.parts(mounts) if realm.inside() else (None, rootfs.host_mounts(mounts))
     return {
         "mounts": others,
+        "copied": rootfs.copied(mounts) if parts is None else [],
         "parts": parts,
         "tty_group": ids.has("gid", rootfs.TTY),
         "cgroups": rootfs.cgroup_mounts(mounts),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import time
@@ -91,13 +93,17 @@ def test_empty_leftovers(netorch: Netorch) -> None:
     NETNS.mkdir()
     os.setxattr(NETNS, "trusted.netorch", b"made by netorch")
     (NETNS / "x.red").symlink_to(RUN / f"x.{host_id()}/c/red/netns")
-    parents = [position.directory / "netorch" for position in cgroups.positions()]
-    for parent in parents:
-        parent.mkdir()
-        os.setxattr(parent, "trusted.netorch", b"labs")
     directory = RUN / f"empty.{host_id()}"
     directory.mkdir(0o700)
-    listed = reasons(netorch, "--dry-run")
+    parents = [position.directory / "netorch" for position in cgroups.positions()]
+    with contextlib.ExitStack() as locks:
+        for parent in parents:  # else tests beside this one may remove what is empty and netorch's
+            held = os.open(parent.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            locks.callback(os.close, held)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            parent.mkdir()
+            os.setxattr(parent, "trusted.netorch", b"labs")
+        listed = reasons(netorch, "--dry-run")
     assert listed.pop("x") == "no file tells of it"
     assert listed.pop("empty") == "its run directory is empty"
     assert listed == {

@@ -111,7 +111,8 @@ def _sees_only_itself(found: dict[str, str]) -> None:
         assert {kinds[place] for place in kinds.keys() - devices} <= {*WRITABLE.values()}
         mounts = {place: mounts[place] for place in kinds.keys() - devices}
     else:
-        assert kinds == WRITABLE
+        copies = {place for place, kind in kinds.items() if kind == "overlay" and Path(place).is_mount()}
+        assert {place: kinds[place] for place in kinds.keys() - (copies - {"/"})} == WRITABLE
     of_host = {line.split(" ")[2] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     seen = {place: value for place, value in mounts.items() if value.split()[1] in of_host}
     assert not seen, "no file system of the host's"
@@ -179,9 +180,10 @@ while not os.path.exists("/run/enough") and time.monotonic() < end:
         for what in ("exe", "cwd", "root", "fd/0", "fd/3", "fd/4", "fd/5", "fd/6", "fd/7"):
             try:
                 where = os.stat(f"/proc/{pid}/{what}")
-            except OSError:
+                comm = open(f"/proc/{pid}/comm").read().strip()
+            except OSError:  # refused, or it has ended
                 continue
-            if what == "exe" and open(f"/proc/{pid}/comm").read().strip() in ("netorch-init",):
+            if what == "exe" and comm == "netorch-init":
                 seen.add(f"PID 1's {what}")
             if what in ("cwd", "root") and where.st_ino != os.stat("/").st_ino and where.st_dev not in own:
                 seen.add(f"{what} outside: {where.st_dev}:{where.st_ino}")

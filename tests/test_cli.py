@@ -390,9 +390,7 @@ def test_labs_of_root_are_roots_alone(
     words: str,
 ) -> None:
     """An ordinary user without a lab of his own, on a host where root has one."""
-    _no_user_namespaces(monkeypatch)
-    monkeypatch.setattr(userdir, "RUN", str(tmp_path))
-    monkeypatch.setattr(userdir, "names", list)
+    _without_a_lab(monkeypatch, tmp_path)
     assert main(words.split()) == 1
     assert capsys.readouterr() == (
         "",
@@ -409,12 +407,17 @@ def test_labs_of_root_are_no_error_for_who_has_none(
     tmp_path: Path,
     words: str,
 ) -> None:
-    _no_user_namespaces(monkeypatch)
-    monkeypatch.setattr(userdir, "RUN", str(tmp_path))
-    monkeypatch.setattr(userdir, "names", list)
+    _without_a_lab(monkeypatch, tmp_path)
     assert main(words.split()) == 0
     said = capsys.readouterr().err
     assert ("root's alone: sudo netorch ls" in said) == (words != "gc")
+
+
+def _without_a_lab(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """An ordinary user who has no lab, and can have none."""
+    _no_user_namespaces(monkeypatch)
+    monkeypatch.setattr(userdir, "RUN", str(directory))
+    monkeypatch.setattr(userdir, "names", list)
 
 
 def _no_user_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,15 +259,8 @@ class _Lab:
 
     def dependencies(self) -> None:
         """lab.dep: ``pc1: pc2 pc3``."""
-        path = self.source.directory / "lab.dep"
-        if not path.is_file():
-            return
-        beside = self.source.beside(path.name)
-        for number, row in enumerate(self.file_text(path).splitlines()):
-            if not row.strip() or row.lstrip().startswith("#"):
-                continue
+        for row, place in self._rows("lab.dep"):
             device, sign, others = row.partition(":")
-            place = beside.at(number, 0, row)
             unknown = [each for each in (device.strip(), *others.split()) if each not in self.names]
             if not sign or unknown:
                 place.fail(f"there is no device {unknown[0]}" if sign else "expected DEVICE: DEVICE...")
@@ -277,13 +270,18 @@ class _Lab:
 
     def outside(self) -> None:
         """lab.ext: collision domains that lead out by an interface of the host's."""
-        path = self.source.directory / "lab.ext"
+        for row, place in self._rows("lab.ext"):
+            place.lost(
+                f"left out: {row.strip()}: an interface of the host's in a collision domain",
+                "it is plugged into a bridge, and given back by `down`: links: [[BRIDGE, host:enp3s0]]",
+            )
+
+    def _rows(self, name: str) -> Iterator[tuple[str, Value]]:
+        """The lines of a file that may be there, and where each stands; without comments."""
+        path = self.source.directory / name
         if not path.is_file():
             return
-        beside = self.source.beside(path.name)
+        beside = self.source.beside(name)
         for number, row in enumerate(self.file_text(path).splitlines()):
             if row.strip() and not row.lstrip().startswith("#"):
-                beside.at(number, 0, row).lost(
-                    f"left out: {row.strip()}: an interface of the host's in a collision domain",
-                    "it is plugged into a bridge, and given back by `down`: links: [[BRIDGE, host:enp3s0]]",
-                )
+                yield row, beside.at(number, 0, row)

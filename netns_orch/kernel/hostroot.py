@@ -178,6 +178,17 @@ def mount(store: int, parts: Iterable[Part], doing: Callable[[str], None]) -> tu
     return root, layers
 
 
+def layered(store: int, lower: Iterable[int], upper: str, work: str) -> list[tuple[str, str | None]]:
+    """What makes an overlay of directories, and of two of the store's."""
+    here = f"/proc/self/fd/{store}"
+    return [
+        ("source", "overlay"),
+        ("lowerdir", ":".join(f"/proc/self/fd/{item}" for item in lower)),
+        ("upperdir", f"{here}/{upper}"),
+        ("workdir", f"{here}/{work}"),
+    ]
+
+
 def _make_own(root: int, path: str) -> None:
     inner = path.lstrip("/")
     os.mkdir(inner, 0o755, dir_fd=root)
@@ -206,18 +217,8 @@ def _show_layer(store: int, root: int, path: str, number: int, below: bool) -> l
     lower = [os.open(each, _DIRECTORY) for each in [*ground, *([path] if below and readable else [])]]
     if not lower:
         return []
-    here = f"/proc/self/fd/{store}"
-    tree = sc.new_mount(
-        "overlay",
-        [
-            ("source", "overlay"),
-            ("lowerdir", ":".join(f"/proc/self/fd/{item}" for item in lower)),
-            ("upperdir", f"{here}/upper/{inner}"),
-            ("workdir", f"{here}/{work}"),
-            ("userxattr", None),
-        ],
-        sc.MOUNT_ATTR_NODEV,
-    )
+    options = [*layered(store, lower, f"upper/{inner}", work), ("userxattr", None)]
+    tree = sc.new_mount("overlay", options, sc.MOUNT_ATTR_NODEV)
     sc.move_mount(tree, root, inner)
     for descriptor in lower:
         os.close(descriptor)

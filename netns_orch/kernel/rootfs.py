@@ -128,11 +128,11 @@ def copied(mounts: list[mountinfo.Mount]) -> list[str]:
     machine, or may be no lower layer of an overlay.
     """
     kinds = {mount.point: mount.kind for mount in mounts}
-    return [
-        point
-        for point in host_mounts(mounts)
-        if kinds[point] in _LOCAL and hostroot.is_writable(point) and os.path.isdir(point)
-    ]
+    return [point for point in host_mounts(mounts) if _is_for_a_copy(point, kinds) and os.path.isdir(point)]
+
+
+def _is_for_a_copy(point: str, kinds: dict[str, str]) -> bool:
+    return kinds[point] in _LOCAL and hostroot.is_writable(point)
 
 
 def parts(mounts: list[mountinfo.Mount]) -> tuple[list[hostroot.Part], list[str]]:
@@ -144,9 +144,9 @@ def parts(mounts: list[mountinfo.Mount]) -> tuple[list[hostroot.Part], list[str]
     kinds = {mount.point: mount.kind for mount in mounts}
     others: list[str] = []
     for point in host_mounts(mounts):
-        alike = kinds[point] in _LOCAL and hostroot.is_writable(point) and not _below(point, tuple(others))
-        copied = alike and _below(point, (hostroot.COPIED,))
-        if not copied and not (alike and os.path.isdir(point)):
+        alike = _is_for_a_copy(point, kinds) and not _below(point, tuple(others))
+        between = alike and _below(point, (hostroot.COPIED,))
+        if not between and not (alike and os.path.isdir(point)):
             others.append(point)
     shown = set(host_mounts(mounts))
     hidden = {mount.point for mount in mounts if mount.point != "/" and mount.point not in shown}
@@ -273,15 +273,8 @@ class Builder:
         self.doing = what
 
     def _layered(self, lower: list[int], upper: str, work: str) -> Options:
-        """What makes an overlay of directories, and of two of the store's."""
-        here = f"/proc/self/fd/{self.store}"
-        return [
-            ("source", "overlay"),
-            ("lowerdir", ":".join(f"/proc/self/fd/{item}" for item in lower)),
-            ("upperdir", f"{here}/{upper}"),
-            ("workdir", f"{here}/{work}"),
-            ("redirect_dir", "nofollow"),  # one that an image brings along would show another directory
-        ]
+        # A redirect that an image brings along would show another directory.
+        return [*hostroot.layered(self.store, lower, upper, work), ("redirect_dir", "nofollow")]
 
     def _like_the_hosts(self, point: str) -> None:
         """A directory of the host's, and those it is in, in the upper layer before that is mounted."""

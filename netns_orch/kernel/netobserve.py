@@ -14,12 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from netns_orch.errors import KernelError
 from netns_orch.kernel import ipmessages, linkinfo, messages
 from netns_orch.kernel.cableview import GROUPS, CableView, HostLinks, NodeLinks
 from netns_orch.kernel.hostlinks import groups_in_use, host_facts_links, marked_labs
 from netns_orch.kernel.netlink import Channel
-from netns_orch.kernel.nets import Gone, Nets, Visit, read_sysctl
+from netns_orch.kernel.nets import Gone, Nets, Visit, not_running, read_sysctl
 from netns_orch.records import dataclass, field, replace
 from netns_orch.resources import (
     HOST,
@@ -305,7 +304,7 @@ def stats(nets: Nets, node: str) -> dict[str, dict[str, int]]:
             with visit.node(node) as channel:
                 dump = channel.dump(messages.dump_links(statistics=True))
         except Gone:
-            raise KernelError(f"container {node} does not run") from None
+            raise not_running(node) from None
         return dict(messages.decode_statistics(message.body) for message in dump)
 
     return nets.run(read)

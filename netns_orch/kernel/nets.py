@@ -66,9 +66,14 @@ class Nets:
                 with visit.node(node):
                     return function(*args)
             except Gone:
-                raise KernelError(f"container {node} does not run") from None
+                raise not_running(node) from None
 
         return self.run(work)
+
+
+def not_running(node: object) -> KernelError:
+    """For a container whose network namespace nobody holds."""
+    return KernelError(f"container {node} does not run", hint="`netorch ps` shows what is")
 
 
 def _refused(error: OSError) -> KernelError:

@@ -15,13 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from netns_orch.errors import KernelError
 from netns_orch.kernel import enter, hostcommand, listening, probe, probes, stream, users
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.driver import LabKernel
 from netns_orch.kernel.httpclient import Page
 from netns_orch.kernel.inside import CompletedRun
-from netns_orch.kernel.nets import Gone, Nets
+from netns_orch.kernel.nets import Gone, Nets, not_running
 from netns_orch.resources import HOST, PLACE
 
 T = TypeVar("T")
@@ -133,7 +132,7 @@ class Prober:
         try:
             return throughput.measure(nets, source, target, address, seconds)
         except Gone as gone:
-            raise KernelError(f"container {gone} does not run") from None
+            raise not_running(gone) from None
 
     # -- what they are --------------------------------------------------------------------------------
 

@@ -125,7 +125,10 @@ def _veth_end(end: CableEnd, cable: Cable) -> str:
 def _port(cable: Cable, end: CableEnd, bridges: dict[str, str]) -> Lines:
     up = "up" if is_up(cable, end) else "down"
     master = ("master", bridges[end.bridge]) if end.bridge else ()
-    yield words("ip", "link", "set", "dev", end.ifname, "addrgenmode", "none", *master, up)
+    # Two commands: of one message the kernel reads "up" first, and where the other end is up already may have
+    # made the link-local address by the time it reads that there is to be none.
+    yield words("ip", "link", "set", "dev", end.ifname, "addrgenmode", "none")
+    yield words("ip", "link", "set", "dev", end.ifname, *master, up)
     if end.isolated:
         yield words("bridge", "link", "set", "dev", end.ifname, "isolated", "on")
     if end.hairpin:

@@ -120,7 +120,8 @@ def node(port_of: str, *addresses: str, gateways: tuple[str, ...] = ()) -> Itera
         for address in addresses:
             made.run("ip", "address", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
         made.run("ip", "link", "set", "eth0", "up")
-        run("ip", "link", "set", port, "addrgenmode", "none", "master", port_of, "up")
+        run("ip", "link", "set", port, "addrgenmode", "none")
+        run("ip", "link", "set", port, "master", port_of, "up")
         for gateway in gateways:
             made.run("ip", "-6" if ":" in gateway else "-4", "route", "add", "default", "via", gateway)
         # Packets flow when the kernel's link watch ran, up to a second later; asking for a link runs it.

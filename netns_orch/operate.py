@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from netns_orch import lab as labs
 from netns_orch.errors import KernelError, UsageError
 from netns_orch.kernel.driver import LabKernel, signal_number
-from netns_orch.resources import Container
+from netns_orch.resources import Container, Process
 
 if TYPE_CHECKING:
     from netns_orch.kernel.copy import Report
@@ -52,6 +52,16 @@ def _fits(about: Mapping[str, Any], labels: Mapping[str, str | None]) -> bool:
     return all(key in own and value in (None, own[key]) for key, value in labels.items())
 
 
+def with_command(lab: str, names: Sequence[str]) -> list[str]:
+    """Those of the containers that have a command; UsageError where none has."""
+    _, applied = labs.known(lab)
+    argv = {p.container: p.spec["argv"] for p in applied.state.of(Process) if p.spec is not None}
+    found = [name for name in names if argv.get(name) is not None]
+    if not found:
+        raise UsageError(f"lab {lab}: {', '.join(names[:10])}: none of them has a command")
+    return found
+
+
 def pause(lab: str, nodes: Iterable[str], *, wait: float | None = None) -> None:
     """Freeze containers; those that are frozen stay so.  ``wait`` is for the lab's lock, in seconds."""
     kernel, _ = labs.known(lab)
@@ -61,7 +71,10 @@ def pause(lab: str, nodes: Iterable[str], *, wait: float | None = None) -> None:
 
 
 def unpause(lab: str, nodes: Iterable[str]) -> None:
-    """Let containers go on; those that are not frozen are fine."""
+    """Let containers go on; those that are not frozen are fine.
+
+    It waits for no other netorch: that one may be waiting for the very container that is frozen.
+    """
     kernel, _ = labs.known(lab)
     for running in [kernel.running(node) for node in nodes]:
         running.unpause()

@@ -212,7 +212,6 @@ WRONG = [
     ("logs red --tail x --lab office", "error: --tail: expected a whole number, got x\n"),
     ("pause", "error: which containers?\nhint: give NODE..., -l LABEL or --all\n"),
     ("kill red --all", "error: NODE, --label and --all exclude each other\n"),
-    ("wait", "error: NODE... is missing\nhint: usage: netorch wait [OPTIONS] NODE...\n"),
     ("stats --interval 1ms office", "error: --interval: at least 50ms\n"),
     (
         "cp a b",

@@ -229,10 +229,11 @@ class TestKillAndWait:
     def test_kill_of_a_paused_one(self, lab: Lab) -> None:
         lab.netorch("pause", "h")
         assert "is paused" in lab.netorch("kill", "-s", "USR1", "h", code=1).stderr
-        lab.netorch("kill", "h")
-        assert lab.netorch("wait", "--json", "h").json() == [
-            {"lab": "lab", "name": name, "exit_code": 137} for name in ("h1", "h2")
-        ]
+        lab.netorch("kill", "--all")  # but blue, which has no command
+        ended = [{"lab": "lab", "name": name, "exit_code": 137} for name in ("red", "h1", "h2")]
+        assert lab.netorch("wait", "--json", "-l", "role=web").json() == ended
+        assert lab.netorch("wait", "--all").stdout == "137\n" * 3
+        assert lab.netorch("wait", "--json", "h").json() == ended[1:]
 
     def test_wait_ends_with_down(self, netorch: Netorch) -> None:
         with netorch.lab(TEXT):

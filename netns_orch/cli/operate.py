@@ -66,6 +66,14 @@ def _chosen(nodes: Texts, labels: Texts, every: bool, lab_word: Text) -> tuple[s
     return name, operate.choose(name, nodes or [], wanted, every)
 
 
+def _with_command(nodes: Texts, labels: Texts, every: bool, lab_word: Text) -> tuple[str, list[str]]:
+    """As ``_chosen``; of those that are not named one by one, idle containers are not meant."""
+    from netns_orch import operate
+
+    lab, names = _chosen(nodes, labels, every, lab_word)
+    return lab, names if nodes else operate.with_command(lab, names)
+
+
 def _done(lab: str, names: Sequence[str], what: str, *, json: bool, **more: Any) -> None:
     if json:
         out_json({"lab": lab, "containers": list(names), **more})
@@ -120,7 +128,7 @@ def kill(
     """
     from netns_orch import operate
 
-    lab, names = _chosen(nodes, label, every, lab_word)
+    lab, names = _with_command(nodes, label, every, lab_word)
     operate.kill(lab, names, signal)
     _done(lab, names, "killed" if signal == "KILL" else f"got {signal}", json=json, signal=signal)
 
@@ -152,14 +160,16 @@ def restart(
 
 
 def wait(
-    nodes: Annotated[list[str], Argument(metavar="NODE...", help="Containers, or names of scaled ones.")],
+    nodes: Nodes = None,
+    label: Label = None,
+    every: Every = False,
     lab_word: LabOption = None,
     json: Json = False,
 ) -> None:
-    """Wait until the commands of containers have ended; print their exit codes."""
+    """Wait until the commands of containers have ended; print their exit codes, in file order."""
     from netns_orch import operate
 
-    lab, names = _chosen(nodes, None, False, lab_word)
+    lab, names = _with_command(nodes, label, every, lab_word)
     codes = {}
     for name in names:
         codes[name] = operate.wait(lab, name)

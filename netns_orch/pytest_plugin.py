@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -79,7 +80,7 @@ def netorch_up(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
 
     yield bring_up
     failed = request.node.stash.get(_FAILED, False)
-    _close(labs, request.node.name if failed else None)
+    _close(labs, _slug(request.node.nodeid) if failed else None)
 
 
 @pytest.fixture
@@ -127,22 +128,22 @@ class _Kept:
         self._recording = _recording(config, self.lab)
 
     def close(self, failed: str | None) -> None:
-        """Take it down; with the name of a test that failed, its artefacts are written before."""
+        """Take it down; with the name of a directory, for a test that failed, its artefacts go there."""
         try:
             if self._recording is not None:
                 with suppress(StopIteration):
-                    place = None if failed is None else _artifacts(self._config) / _slug(failed)
+                    place = None if failed is None else _artifacts(self._config) / failed
                     self._recording.send(place)
         finally:
             self.lab.down(wait=60.0)
 
 
 def _close(labs: Iterable[_Kept], failed: str | None) -> None:
-    """Take all of them down, whatever one of them says."""
+    """Take all of them down, whatever one of them says; each leaves a directory of artefacts of its own."""
     problems: list[Exception] = []
-    for kept in labs:
+    for number, kept in enumerate(labs, 1):
         try:
-            kept.close(failed)
+            kept.close(failed if failed is None or number == 1 else f"{failed}-{number}")
         except Exception as error:  # noqa: BLE001 - the others must go, too; then it is raised
             problems.append(error)
     if problems:
@@ -168,7 +169,7 @@ class _Shared:
     def note(self, source: Source, item: pytest.Item) -> None:
         """A test with it has ended."""
         if item.stash.get(_FAILED, False):
-            self._failed.setdefault(_key(source), item.name)
+            self._failed.setdefault(_key(source), f"{_slug(item.nodeid)}-shared")
 
     def close(self) -> None:
         """Take them down."""
@@ -194,8 +195,10 @@ def _fresh_name(stem: str) -> str:
     return start[: _NAME_LENGTH - len(end)] + end
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", name)[:100]
+def _slug(nodeid: str) -> str:
+    """A test's node id as the name of a directory, which no other test has."""
+    slug = re.sub(r"[^A-Za-z0-9_.=-]+", "_", nodeid)
+    return slug if len(slug) <= 100 else f"{slug[:91]}-{zlib.crc32(nodeid.encode()):08x}"
 
 
 class _Skipping:
@@ -324,7 +327,7 @@ class _LabItem(pytest.Item):
     def _expect(self, results: Iterable[Result]) -> None:
         wrong = [result for result in results if not result.ok]
         if wrong:
-            self.parent.failed = f"{self.path.stem}-{self.name}"
+            self.parent.failed = _slug(self.nodeid)
             raise NotAsExpected("\n".join(_told(result) for result in wrong))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:

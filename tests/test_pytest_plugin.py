@@ -26,6 +26,8 @@ scenario:
   - {ping: {from: red, to: blue, expect: fail}}
 """
 CODE = """\
+import os
+
 import netorch
 import pytest
 
@@ -73,6 +75,7 @@ def test_built_in_code(netorch_lab, netorch_up):
     assert other.name != netorch_lab.name and other["a"].run(["ping", "-c1", "b"]).code == 0
     result = other.check(ping={"from": "a", "to": "b", "expect": "fail"})
     assert result.verdict == "failed" and not result.ok
+    assert "FAIL" not in os.environ
 """
 
 
@@ -139,11 +142,15 @@ def test_side_by_side(project: Path) -> None:
 
 @pytest.mark.kernel
 def test_a_failure_is_told_by_the_checks_own_words_and_leaves_artefacts(project: Path) -> None:
-    done = run(project, "lab.yaml", "--netorch-artifacts", "kept", FAIL="1")
-    assert outcome(done) == {"passed": 2, "failed": 1}, done.stdout + done.stderr
+    tests = "lab.yaml", "test_lab.py::test_built_in_code"
+    done = run(project, *tests, "--netorch-artifacts", "kept", FAIL="1")
+    assert outcome(done) == {"passed": 2, "failed": 2}, done.stdout + done.stderr
     assert "lab.yaml:9:" in done.stdout
     assert "Traceback" not in done.stdout
-    (kept,) = (project / "kept").iterdir()
+    kept, *of_both_labs = sorted((project / "kept").iterdir())
+    assert [path.name for path in of_both_labs] == [
+        f"test_lab.py_test_built_in_code{number}" for number in ("", "-2")
+    ]
     names = {path.name for path in kept.iterdir()}
     assert (kept / "packets.pcapng").read_bytes()[:4] == bytes.fromhex("0a0d0d0a")
     assert {"plan.txt", "status.json", "packets.pcapng", "rules", "logs"} <= names, names

@@ -15,6 +15,8 @@ from support import junit, pcapng, view
 from support.runner import Netorch
 from support.waiting import until
 
+from netns_orch.cli.test import _places
+
 kernel = pytest.mark.kernel
 PAIR = """
 bridges:
@@ -295,6 +297,12 @@ def is_syn(frame: bytes, source: str, target: str, port: int) -> bool:
     ends = socket.inet_aton(source) + socket.inet_aton(target)
     tcp = frame[14 + 4 * (head[0] & 15) :]
     return head[12:20] == ends and tcp[2:4] == port.to_bytes(2, "big") and tcp[13] & 0x12 == 0x02
+
+
+def test_each_file_has_a_directory_of_artefacts_of_its_own() -> None:
+    files = [Path(name) for name in ("a.yaml", "b/a.yaml", "a-2.yaml", "c/a.yml")]
+    assert list(_places(files, "kept")) == ["kept/a", "kept/a-2", "kept/a-2-2", "kept/a-3"]
+    assert list(_places(files, None)) == [None] * 4
 
 
 @kernel

@@ -5,6 +5,7 @@ Owns: its words, its table and its exit codes.  Must not: do more than choose, c
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -178,12 +179,13 @@ def _make_writable(path: Path) -> None:
 
 
 def _places(files: Sequence[Path], directory: str | None) -> Iterator[str | None]:
-    """Where the artefacts of each file go: by its stem, with a number where several have the same."""
-    seen: dict[str, int] = {}
+    """Where the artefacts of each file go: by its stem, with a number where that is taken."""
+    taken: set[str] = set()
     for file in files:
         stem = file.name.removesuffix(".yaml").removesuffix(".yml")
-        seen[stem] = seen.get(stem, 0) + 1
-        name = stem if seen[stem] == 1 else f"{stem}-{seen[stem]}"
+        numbered = (f"{stem}-{number}" for number in itertools.count(2))
+        name = next(name for name in itertools.chain([stem], numbered) if name not in taken)
+        taken.add(name)
         yield None if directory is None else str(Path(directory) / name)
 
 

@@ -212,6 +212,13 @@ WRONG = [
     ("logs red --tail x --lab office", "error: --tail: expected a whole number, got x\n"),
     ("pause", "error: which containers?\nhint: give NODE..., -l LABEL or --all\n"),
     ("kill red --all", "error: NODE, --label and --all exclude each other\n"),
+    *(
+        (
+            f"test --lab office {option}",
+            f"error: {option} is for a lab that is built; with --lab it is up, and stays so\n",
+        )
+        for option in ("--keep-failed", "--no-skip")
+    ),
     ("stats --interval 1ms office", "error: --interval: at least 50ms\n"),
     (
         "cp a b",

@@ -82,6 +82,9 @@ def test(
     from netns_orch.checks import suite
 
     side_by_side = _jobs(jobs)
+    if lab_word is not None and (keep_failed or no_skip):
+        unfit = "--keep-failed" if keep_failed else "--no-skip"
+        raise UsageError(f"{unfit} is for a lab that is built; with --lab it is up, and stays so")
     labels = tuple(tag for words in tags or () for tag in words.split(",") if tag)
     found, running = _chosen(files or [], lab_word)
     if artifacts is not None:

@@ -150,7 +150,7 @@ def up(
     started = time.monotonic()
     wiring = _buildable(topology)
     kernel = LabKernel(topology.name)
-    _refuse_other_file(topology, kernel.directory)
+    converted = _of_other_file(topology, kernel.directory)
     owner = _owner(owner_pid)
     with working(kernel, "up", wait), kernel.interruptible(timeout):
         _forget_earlier_boot(kernel)
@@ -164,7 +164,8 @@ def up(
         _describe(kernel.directory, topology, lease)
     containers, links = counts(desired)
     seconds = time.monotonic() - started
-    warnings = [*wiring.warnings, *host_warnings, *kernel.warnings, *_lease_ended(topology.name, lease)]
+    told = [*converted, *wiring.warnings, *host_warnings]
+    warnings = [*told, *kernel.warnings, *_lease_ended(topology.name, lease)]
     return UpReport(topology.name, containers, links, seconds, _where(topology), placed + changes, warnings)
 
 
@@ -515,8 +516,11 @@ def counts(state: State) -> tuple[int, int]:
     return len(state.of(Container)), len(state.of(Cable))
 
 
-def _refuse_other_file(topology: Topology, directory: LabDirectory) -> None:
-    """Two files of the same stem are two labs: one must not turn the other into itself by accident."""
+def _of_other_file(topology: Topology, directory: LabDirectory) -> list[NetorchError]:
+    """Two files of the same stem are two labs: one must not turn the other into itself by accident.
+
+    UsageError; where the name was said, in the file or on the command line, a warning.
+    """
     there = directory.read_json("lab.json") or {}
     other, name_given = there.get("file"), "name" in topology.marks
     if topology.untrusted and there and other != topology.file:
@@ -524,13 +528,16 @@ def _refuse_other_file(topology: Topology, directory: LabDirectory) -> None:
             f"a lab {topology.name} is already up, from {other}, and a stranger's file can't change it",
             hint=f"netorch up --untrusted --name NAME {topology.file}",
         )
-    if name_given or not other or not topology.file or topology.name != Path(topology.file).stem:
-        return
-    if other != topology.file and Path(other).exists():
-        raise UsageError(
-            f"a lab {topology.name} is already up, from {other}",
-            hint=f"netorch up --name NAME {topology.file}\nor netorch down {topology.name}",
-        )
+    if not other or other == topology.file or not Path(other).exists():
+        return []
+    if name_given or not topology.file or topology.name != Path(topology.file).stem:
+        what = f"lab {topology.name} was up from {other}, and is now as {topology.file or 'a program'} says"
+        hint = f"netorch up --name {topology.name} {other}   makes it again what it was"
+        return [NetorchError(what, hint=hint)] if there.get("boot_id") == boot_id() else []
+    raise UsageError(
+        f"a lab {topology.name} is already up, from {other}",
+        hint=f"netorch up --name NAME {topology.file}\nor netorch down {topology.name}",
+    )
 
 
 def _describe(directory: LabDirectory, topology: Topology, lease: Lease) -> None:

@@ -565,9 +565,13 @@ class TestNames:
 
     def test_the_same_file_under_another_name(self, netorch: Netorch) -> None:
         cable = (TOPOLOGIES / "straight-cable.yaml").read_text()
-        netorch.write(cable)
+        file, other, namesake = (netorch.write(cable, f"{name}.yaml") for name in ("lab", "other", "one"))
         netorch("up", "--name", "one")
         netorch("up", "--name", "two")
+        assert f"already up, from {file}" in netorch("up", namesake, code=2).stderr
+        said = netorch("up", "--name", "one", other).stderr
+        assert f"warning: lab one was up from {file}, and is now as {other} says\n" in said
+        assert "warning" not in netorch("up", "--name", "one", other).stderr
         assert {row["lab"] for row in netorch("ls", "--json").json()} == {"one", "two"}
         for name in ("one", "two"):
             netorch("exec", "--lab", name, "left", "ping", "-n", "-c1", "-W1", "right")

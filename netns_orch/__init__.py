@@ -24,6 +24,7 @@ room           what it owns
 ``journal``    what the kernel cannot tell: intents, previous values, what was applied
 ``engine``     runs a plan, in batches, through ``kernel``; carries no decisions
 ``lab``        the one way in, for the command line and for Python: up, down, status, ps ...
+``inspection`` what a state has of one node, as ``inspect`` prints it
 ``rootless``   an ordinary user's way to where a lab is, of commands and of programs
 ``lease``      how long a lab is wanted: --ttl and --owner-pid
 ``collect``    what dead runs left: found, judged and removed (``gc``)

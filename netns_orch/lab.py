@@ -161,22 +161,32 @@ def up(
         with _kept(kernel, topology, lease, keep_failed), _placed(wiring, kernel, facts, run) as placed:
             desired, changes = _build(kernel, lambda applied: _plan(wiring, kernel, facts, applied), run)
         kernel.warn_of_drops(desired)
+        way_out_anew = _is_way_out_new(kernel.directory)
         _describe(kernel.directory, topology, lease)
     containers, links = counts(desired)
     seconds = time.monotonic() - started
     told = [*converted, *wiring.warnings, *host_warnings]
     warnings = [*told, *kernel.warnings, *_lease_ended(topology.name, lease)]
-    return UpReport(topology.name, containers, links, seconds, _where(topology), placed + changes, warnings)
+    changes += placed + way_out_anew
+    where = _where(topology, way_out_anew=way_out_anew)
+    return UpReport(topology.name, containers, links, seconds, where, changes, warnings)
 
 
-def _where(topology: Topology) -> str:
+def _is_way_out_new(directory: LabDirectory) -> bool:
+    """Whether another program leads out of a rootless lab than when ``up`` had last done its work."""
+    about = directory.read_json("lab.json") or {}
+    return about.get("way_out", outside.identity()) != outside.identity()
+
+
+def _where(topology: Topology, *, way_out_anew: bool) -> str:
     """Where the bridges live, and what of the outside they reach, in words."""
     if realm.inside() is None:
         return "in a namespace of their own" if topology.netns == "private" else "on this host"
     program = outside.program()
     if program is None:
         return f"in a namespace of their own, rootless; nothing goes out or in: {outside.why_closed()}"
-    return f"in a namespace of their own, rootless; outside by {program}"
+    started = ", started anew" if way_out_anew else ""
+    return f"in a namespace of their own, rootless; outside by {program}{started}"
 
 
 def down(
@@ -555,6 +565,7 @@ def _describe(directory: LabDirectory, topology: Topology, lease: Lease) -> None
         "groups": topology.groups,
         "containers": {c.name: {"labels": c.labels} for c in topology.containers.values()},
         "links": len(topology.links),
+        "way_out": outside.identity(),
         **lease.to_json(),
     }
     directory.write("lab.json", json.dumps(value))
@@ -827,6 +838,8 @@ def _ports(state: State) -> dict[str, list[str]]:
 
 def inspect(lab: str, node: str | None = None) -> dict[str, Any]:
     """Everything about a lab or one of its containers, read from the kernel now."""
+    from netns_orch import inspection
+
     kernel, applied = known(lab)
     if node is not None:
         known_node(lab, node, applied)
@@ -844,50 +857,22 @@ def inspect(lab: str, node: str | None = None) -> dict[str, Any]:
         "directory": kernel.directory.path,
         "group": applied.group,
         "containers": [_inspect_node(kernel, applied.state, name, observed) for name in names],
-        "host": _resources_of("host", observed),
+        "host": inspection.of_node("host", observed),
     }
 
 
 def _inspect_node(
     kernel: LabKernel, desired: State, node: str, observed: State | None = None
 ) -> dict[str, Any]:
+    from netns_orch.inspection import NETWORK, of_node
+
     observed = observed or kernel.observe(desired, desired)
-    about, own = kernel.anatomy(node), _resources_of(node, observed)
+    about, own = kernel.anatomy(node), of_node(node, observed)
     if (pod := about["shares_network_of"]) is not None:
-        own |= {key: there for key, there in _resources_of(pod, observed).items() if key in _NETWORK}
+        own |= {key: there for key, there in of_node(pod, observed).items() if key in NETWORK}
     interfaces = kernel.interfaces([node]).get(node, [])
-    empty: dict[str, Any] = {key: [] for key in ("limits", *_NETWORK)}
+    empty: dict[str, Any] = {key: [] for key in ("limits", *NETWORK)}
     return {"lab": kernel.name, "name": node, **about, "interfaces": interfaces, **empty, **own}
-
-
-def _resources_of(node: str, observed: State) -> dict[str, Any]:
-    from netns_orch.resources import to_json
-
-    grouped: dict[str, Any] = {}
-    for resource in observed.values():
-        far = isinstance(resource, Cable) and node in (resource.a.node, resource.b.node)
-        leads_here = isinstance(resource, PublishedPort) and resource.container == node
-        if resource.node == node or far or leads_here:
-            grouped.setdefault(_PLURALS.get(resource.KIND, resource.KIND), []).append(to_json(resource))
-    grouped["extra"] = [to_json(r) for r in observed.extra.values() if r.node == node]
-    return grouped
-
-
-_NETWORK = ("cables", "virtual_interfaces", "addresses", "routes", "rules", "firewall", "sysctls", "qdiscs")
-_PLURALS = {
-    "cgroup": "limits",
-    "cable": "cables",
-    "interface": "virtual_interfaces",
-    "address": "addresses",
-    "route": "routes",
-    "rule": "rules",
-    "firewall": "firewall",
-    "sysctl": "sysctls",
-    "bridge": "bridges",
-    "host-sysctl": "sysctls",
-    "qdisc": "qdiscs",
-    "port": "ports",
-}
 
 
 def diff(lab: str, node: str) -> list[dict[str, Any]]:

@@ -79,6 +79,13 @@ def settle(topology: Topology, *, building: bool) -> None:
     topology.netns = "host"  # the realm stands in the host's place, whatever the file says
 
 
+def lost_way_out() -> str | None:
+    """The program that led out of the realm entered here and was killed: building starts one again."""
+    from netns_orch.kernel import outside
+
+    return outside.lost()
+
+
 def _ports(topology: Topology) -> list[Port]:
     """The ports that lead into the realm; there, they are on all addresses."""
     from netns_orch.kernel.outside import Port

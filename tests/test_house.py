@@ -26,8 +26,10 @@ ALLOWED = {
     "journal": {"plan", "resources", "errors", "kernel"},
     "kernel": {"resources", "capabilities", "errors"},
     "engine": {"plan", "journal", "kernel", "resources", "errors"},
+    "inspection": {"resources"},
     "lab": {
         "engine",
+        "inspection",
         "journal",
         "lease",
         "plan",

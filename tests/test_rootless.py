@@ -587,7 +587,9 @@ def test_the_outside(alice: Ordinary, outer: TestHost, program: str) -> None:
     os.kill(_way_out(alice)["pid"], signal.SIGKILL)
     said = until_drift(alice)
     assert said == [{"object": "way out", "what": "missing", "expected": program, "found": None}]
-    alice("up", lab, environment=without(alice, program))
+    assert f"lab: up starts {program} again" in alice("plan", lab).stderr
+    said = alice("up", lab, environment=without(alice, program)).stderr
+    assert f"outside by {program}, started anew" in said and "nothing to change" not in said
     assert alice("status", "--json").json()["drift"] == []
     seen = alice("exec", "web", "python3", "-I", "-c", FETCH, f"http://{outside.IPV4}").stdout
     assert f"you are {host}" in seen

@@ -183,7 +183,9 @@ def _show_script(topology: Topology, *, json: bool) -> None:
 def _show_plan(topology: Topology, *, json: bool) -> None:
     from netns_orch import lab
 
-    todo = lab.plan(topology)
+    todo, lost = lab.plan(topology), rootless.lost_way_out()
+    if lost is not None:
+        note(f"{topology.name}: up starts {lost} again, the way out, which has ended")
     if json:
         out_json({"lab": topology.name, **todo.to_json()})
     elif len(todo):

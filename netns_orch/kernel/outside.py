@@ -81,6 +81,12 @@ def program() -> str | None:
     return str(about["program"]) if about else None
 
 
+def identity() -> list[int] | None:
+    """Pid and start time of the process that leads out of the realm that we are in; None: none does."""
+    about = _about(_SIGN)
+    return [about["pid"], about["start_time"]] if about else None
+
+
 def lost() -> str | None:
     """The program that led out of the realm that this process is in and runs no longer, if there was one."""
     about = uplabs.read_json(_SIGN) or {}

@@ -314,6 +314,9 @@ def _cgroups(health: Health) -> Iterator[Finding]:
             "" if usable else f"no limits by {keys}",
             mend,
         )
+        if name == "memory" and version == 1:
+            mend = "boot with systemd.unified_cgroup_hierarchy=1"
+            yield Finding("cgroups", "cgroup:memory:v2", "missing", "no", "no `memory_high`", mend)
 
 
 def _limits(health: Health) -> Finding:

@@ -177,6 +177,16 @@ class TestLimits:
             assert _written(wanted, version) == files
 
     @pytest.mark.parametrize("version", [1, 2])
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_every_weight_is_kept_the_default_too(self, version: int) -> None:
+        (group,) = (g for g in _groups(version) if "cpu_weight" in g.fields)
+        for weight in (None, *range(1, 10_001)):
+            asked = Cgroup(container="red", cpu_weight=weight)
+            files = {write.file: write.text for write in group.writes(asked)}
+            assert cgrouplimits.as_kept(group, asked, group.read(files.get)) == (weight,)
+            lowered = Cgroup(container="red", cpu_weight=(weight or 100) % 10_000 + 1)
+            assert cgrouplimits.as_kept(group, lowered, group.read(files.get)) == (weight or 100,)
+
     def test_what_is_written_is_read_back(self, version: int) -> None:
         limits = Cgroup(
             container="red", cpus=1.5, cpu_weight=250, cpuset="0,2-3", memory=1 << 30, swap=1 << 20, pids=9

@@ -77,6 +77,7 @@ def test_each_feature_that_a_lab_file_can_ask_for_is_shown_when_it_is_missing(fe
         (replace(GOOD, cgroup_versions=frozenset()), "mode", "missing", "mount -t cgroup2"),
         (replace(GOOD, cgroup_versions=frozenset({1, 2})), "mode", "ok", "hybrid"),
         (replace(GOOD, cgroups={"cpu": 2}), "cgroup:memory", "missing", "memory_high"),
+        (replace(GOOD, cgroups={"memory": 1}), "cgroup:memory:v2", "missing", "memory_high"),
         (replace(GOOD, root=False, delegated=frozenset({"pids"})), "cgroup:cpu", "missing", "Delegate="),
         (replace(GOOD, root=False, limits_by="none", no_limits="enable-linger"), "limits", "note", "linger"),
         (replace(GOOD, root=False, limits_by="scope"), "limits", "ok", "user manager"),

@@ -521,7 +521,7 @@ ALL = frozenset(
     {
         *("netem", "tbf", "vlan", "vxlan", "bond", "vrf", "dummy", "macvlan", "bridge", "veth", "wireguard"),
         *("ipv6", "nft", "iptables", "ip6tables", "overlay", "user-namespace", "time-namespace"),
-        *(f"cgroup:{controller}" for controller in ("cpu", "cpuset", "memory", "pids", "io")),
+        *(f"cgroup:{controller}" for controller in ("cpu", "cpuset", "memory", "memory:v2", "pids", "io")),
     }
 )
 
@@ -560,6 +560,10 @@ def test_no_room_is_said_at_the_first_container_too_many(
     assert found.what.startswith(f"there is room for 8 of 10 containers on this host: {words}")
     assert found.where == at(108) and hint in (found.hint or "")
     assert room_for(8, **capacity)[0] == []
+
+
+def test_bridges_alone_need_no_room() -> None:
+    assert room_for(0, processes={"kernel.pid_max": 1}, running=9, memory=0) == ([], [])
 
 
 def test_containers_that_are_up_have_their_room() -> None:
@@ -632,6 +636,17 @@ def test_a_missing_feature_is_found_before_anything_is_built(feature: str, topol
     errors, _ = on_host(wiring, features=ALL - {feature})
     (found,) = errors
     assert feature in found.what and found.hint
+    assert on_host(wiring) == ([], [])
+
+
+def test_memory_high_needs_version_2_and_is_named_once_where_memory_is_missing_at_all() -> None:
+    wiring = graph.wire(lab(a=box(resources=Resources(memory_high=5))))
+    ((on_v1,), _) = on_host(wiring, features=ALL - {"cgroup:memory:v2"})
+    assert on_v1.what == (
+        "`memory_high` is there on cgroup v2 only, and this host's memory controller is on v1"
+    )
+    ((without,), _) = on_host(wiring, features=ALL - {"cgroup:memory", "cgroup:memory:v2"})
+    assert "this host lacks cgroup:memory" in without.what
     assert on_host(wiring) == ([], [])
 
 

@@ -54,6 +54,7 @@ HOW_TO = {
 }
 """What to do about a feature that is missing."""
 
+_MEMORY_V2 = "cgroup:memory:v2"
 CONTROLLER_OF = {
     "cpus": "cpu",
     "cpu_weight": "cpu",
@@ -148,12 +149,19 @@ def _missing(wiring: Wiring, facts: HostFacts) -> Iterator[NetorchError]:
     for feature, key, where in _needs(wiring):
         if feature in facts.features:
             continue
-        if facts.rootless and feature.startswith("cgroup:"):
+        if facts.rootless and feature.startswith("cgroup:") and feature != _MEMORY_V2:
             yield _not_delegated(feature.removeprefix("cgroup:"), key, where, facts.undelegated)
             continue
-        if feature in seen:
+        if feature in seen or (feature == _MEMORY_V2 and "cgroup:memory" not in facts.features):
             continue
         seen.add(feature)
+        if feature == _MEMORY_V2:
+            yield MissingFeature(
+                f"{key} is there on cgroup v2 only, and this host's memory controller is on v1",
+                where=where,
+                hint="use `memory`, or boot with systemd.unified_cgroup_hierarchy=1",
+            )
+            continue
         hint = HOW_TO.get(feature)
         if feature.startswith("cgroup:"):
             controller = feature.removeprefix("cgroup:")
@@ -222,3 +230,5 @@ def _of_container(container: model.Container) -> Iterator[Need]:
     for key, controller in CONTROLLER_OF.items():
         if getattr(container.resources, key) not in (None, []):
             yield f"cgroup:{controller}", f"`{key}`", place(container.resources, key) or where
+    if container.resources.memory_high is not None:
+        yield _MEMORY_V2, "`memory_high`", place(container.resources, "memory_high") or where

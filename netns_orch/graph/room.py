@@ -38,8 +38,10 @@ def check_room(wiring: Wiring, free: Capacity, running: int, problems: Problems)
 def _rooms(wiring: Wiring, free: Capacity, running: int) -> Iterator[tuple[int, str, str]]:
     """How many containers there is room for, why no more, and what to do about it."""
     containers = list(wiring.topology.containers.values())
+    if not containers:
+        return
     processes = len(containers) + sum(1 for container in containers if container.command is not None)
-    each = processes / max(1, len(containers))
+    each = processes / len(containers)
     for name, most in free.processes.items():
         room = running + int((most - free.running) / each)
         needed = _rounded(free.running + processes)

@@ -165,11 +165,12 @@ def shares_of_weight(weight: int) -> int:
 
 
 def weight_of_shares(shares: int) -> int:
-    """The inverse of ``shares_of_weight``."""
+    """The inverse of ``shares_of_weight``; for shares that no weight has, the runtimes' curve rounded up."""
     if shares <= 2:
         return 1
     level = math.log2(min(shares, 262_144))
-    return min(10_000, math.ceil(round(10 ** ((level**2 + 125 * level) / 612 - 7 / 34), 6)))
+    weight = min(10_000, math.ceil(round(10 ** ((level**2 + 125 * level) / 612 - 7 / 34), 6)))
+    return weight - 1 if shares_of_weight(weight - 1) == shares else weight
 
 
 def _weight_v1(limits: Cgroup) -> list[Write]:
@@ -179,7 +180,7 @@ def _weight_v1(limits: Cgroup) -> list[Write]:
 
 def _read_weight_v1(read: Read) -> tuple[Any, ...]:
     shares = int(read("cpu.shares") or _DEFAULT_SHARES)
-    return (None if shares == _DEFAULT_SHARES else weight_of_shares(shares),)
+    return (weight_of_shares(shares),)
 
 
 def _weight_v2(limits: Cgroup) -> list[Write]:
@@ -188,8 +189,7 @@ def _weight_v2(limits: Cgroup) -> list[Write]:
 
 
 def _read_weight_v2(read: Read) -> tuple[Any, ...]:
-    weight = int(read("cpu.weight") or _DEFAULT_WEIGHT)
-    return (None if weight == _DEFAULT_WEIGHT else weight,)
+    return (int(read("cpu.weight") or _DEFAULT_WEIGHT),)
 
 
 def _cpuset(limits: Cgroup) -> list[Write]:
@@ -337,12 +337,12 @@ def _keeps(fields: tuple[str, ...], wanted: tuple[Any, ...], found: tuple[Any, .
         return _pages(memory) == _pages(found[0]) and (swap_kept if memory is not None else swap == limit)
     if name == "memory_high":
         return _pages(wanted[0]) == _pages(found[0])
+    if name == "cpu_weight":
+        return bool((wanted[0] or _DEFAULT_WEIGHT) == found[0])
     if wanted[0] is None or found[0] is None:
         return bool(wanted[0] == found[0])
     if name == "cpus":
         return _quota(wanted[0]) == _quota(found[0])
-    if name == "cpu_weight":
-        return shares_of_weight(wanted[0]) == shares_of_weight(found[0]) or bool(wanted[0] == found[0])
     if name == "cpuset":
         return cpu_list(wanted[0]) == cpu_list(found[0])
     if name == "io":

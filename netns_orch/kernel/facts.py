@@ -35,7 +35,7 @@ OTHERS = frozenset(
 )
 CGROUP = "cgroup:"
 FEATURES = LINK_KINDS | QDISC_KINDS | OTHERS
-"""All that can be asked for, beside ``cgroup:CONTROLLER``."""
+"""All that can be asked for, beside ``cgroup:CONTROLLER`` and ``cgroup:CONTROLLER:v2``."""
 
 RESOLV_CONF = "/etc/resolv.conf"
 RESOLVED = "/run/systemd/resolve/resolv.conf"
@@ -204,7 +204,8 @@ _OTHER_PROBES: Mapping[str, Callable[[], bool]] = {
 def _controllers() -> set[str]:
     from netns_orch.kernel.cgroups import Hierarchies
 
-    return {f"{CGROUP}{name}" for name in Hierarchies.detect().controllers()}
+    version_of = Hierarchies.detect().version_of
+    return {f"{CGROUP}{name}{on}" for name, version in version_of.items() for on in ("", f":v{version}")}
 
 
 # -- paths ---------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def wait(
     lab_word: LabOption = None,
     json: Json = False,
 ) -> None:
-    """Wait until the commands of containers have ended; print their exit codes, in file order."""
+    """Wait until the commands of containers have ended; print their exit codes."""
     from netns_orch import operate
 
     lab, names = _with_command(nodes, label, every, lab_word)

@@ -15,6 +15,7 @@ from netns_orch.errors import UsageError
 from netns_orch.journal import Applied
 from netns_orch.kernel.driver import LabKernel
 from netns_orch.labfile import units
+from netns_orch.labfile.units import IMPAIRMENTS
 from netns_orch.plan import diff
 from netns_orch.records import replace
 from netns_orch.resources import (
@@ -28,18 +29,6 @@ from netns_orch.resources import (
     State,
     VirtualInterface,
 )
-
-IMPAIRMENTS = {
-    "delay": units.duration,
-    "jitter": units.duration,
-    "loss": units.percentage,
-    "duplicate": units.percentage,
-    "corrupt": units.percentage,
-    "reorder": units.percentage,
-    "rate": units.rate,
-    "limit": units.whole,
-}
-"""What ``set`` knows, in the lab file's words and units."""
 
 
 def find(state: State, a: str, b: str | None) -> list[Cable]:

@@ -21,6 +21,8 @@ import typer
 import netns_orch
 from netns_orch.cli import labs, main
 from netns_orch.cli.app import app
+from netns_orch.cli.exec import HELP as EXEC_HELP
+from netns_orch.cli.exec import SHELL_HELP
 from netns_orch.cli.output import Progress, clean, duration_text, error_text, size_text, table
 from netns_orch.errors import (
     KernelError,
@@ -32,6 +34,7 @@ from netns_orch.errors import (
     Where,
 )
 from netns_orch.kernel import founding, rights, userdir
+from netns_orch.labfile import steps
 
 RED = {
     "lab": "office",
@@ -468,6 +471,27 @@ def test_exec_fails_with_its_own_code(
     monkeypatch.setattr(netns_orch.cli, "exec", SimpleNamespace(main=refuse), raising=False)
     assert main(["exec", "-x", "red"]) == 125
     assert capsys.readouterr().err == "error: no ['-x', 'red']\n"
+
+
+def test_a_scenario_is_checked_by_what_the_commands_take() -> None:
+    """The lab file's table of commands is the command line's."""
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert set(steps.COMMANDS) == set(commands)
+    for name, command in commands.items():
+        takes = steps.COMMANDS[name]
+        options = [p for p in command.params if p.param_type_name == "option"]
+        if name in ("exec", "shell"):  # they read their options themselves
+            help_text = {"exec": EXEC_HELP, "shell": SHELL_HELP}[name]
+            said = re.findall(r"^  (?:(-\w), |    )?(--\w+)( [A-Z])?", help_text, re.M)
+            given = {(option, bool(value)) for *names, value in said for option in names if option}
+            given -= {("-h", False), ("--help", False)}
+        else:
+            given = {(option, not p.is_flag) for p in options for option in p.opts}
+            usage = " ".join(
+                str(p.metavar) if p.required else f"[{p.metavar}]" for p in command.params if p not in options
+            )
+            assert takes.usage == usage, name
+        assert given == {(o, False) for o in takes.flags} | {(o, True) for o in takes.valued}, name
 
 
 # -- what the commands do --------------------------------------------------------------------------

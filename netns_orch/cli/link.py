@@ -16,7 +16,6 @@ from netns_orch.cli.usage import Command
 from netns_orch.cli.words import USE, Json, LabOption, Wait
 from netns_orch.errors import UsageError
 
-ACTIONS = ("up", "down", "set", "reset", "show")
 Words = Annotated[
     list[str],
     Argument(
@@ -52,6 +51,8 @@ def link(words: Words, lab: LabOption = None, wait: Wait = None, json: Json = Fa
 
 
 def _parsed(words: list[str]) -> tuple[tuple[str, str | None], str, dict[str, str]]:
+    from netns_orch.labfile.steps import ACTIONS
+
     at = next((n for n, word in enumerate(words) if n and word in ACTIONS), None)
     if at is None or at > 2:
         raise UsageError(

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from netns_orch.errors import Where
-from netns_orch.labfile import addresses, hints, short, units
+from netns_orch.labfile import addresses, hints, short, steps, units
 from netns_orch.labfile.fields import (
     Built,
     ByKind,
@@ -35,12 +35,6 @@ from netns_orch.labfile.network import IP
 from netns_orch.labfile.nodes import Node, Scalar, shown
 from netns_orch.labfile.units import Wrong
 
-_COMMANDS = (
-    "init up down exec shell plan validate ls ps status inspect logs stats diff graph path link capture "
-    "cp pause unpause restart kill wait top test gc doctor schema import completion"
-)
-COMMANDS = tuple(_COMMANDS.split())
-"""The first words that a step may begin with."""
 DURATION = Text(units.duration, "a duration such as 10s", units.POSITIVE_DURATION, also=("integer",))
 
 
@@ -290,8 +284,8 @@ def _step_line(text: Any, ctx: Context, where: Where) -> Step:
         raise Wrong(
             "a step is what follows 'netorch'", f"for example: {' '.join(argv[1:]) or 'link red br0 down'}"
         )
-    if argv[0] not in COMMANDS:
-        hint = hints.mean(argv[0], COMMANDS) or "in a container: exec red COMMAND"
+    if argv[0] not in steps.COMMANDS:
+        hint = hints.mean(argv[0], steps.COMMANDS) or "in a container: exec red COMMAND"
         raise Wrong(f"netorch has no command {shown(argv[0])}", hint)
     return Step(where=where, kind="command", argv=argv)
 

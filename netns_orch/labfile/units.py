@@ -7,6 +7,7 @@ Must not: know where in the file a text stands; a wrong one is a ``Wrong`` with 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from netns_orch.labfile.nodes import shown
 
@@ -123,3 +124,16 @@ def percentage(text: str) -> float:
     if value > 100:
         raise Wrong(f"a percentage is at most 100%, got {shown(text)}")
     return value
+
+
+IMPAIRMENTS: dict[str, Callable[[str], float]] = {
+    "delay": duration,
+    "jitter": duration,
+    "loss": percentage,
+    "duplicate": percentage,
+    "corrupt": percentage,
+    "reorder": percentage,
+    "rate": rate,
+    "limit": whole,
+}
+"""What ``netorch link A B set`` knows, in the words and units of a link in the file."""

@@ -346,6 +346,10 @@ def test_up_changes_the_ports_and_nothing_else(netorch: Netorch, options: tuple[
         (shown,) = netorch("inspect", "red").json()["ports"]
         assert (shown["port"], shown["to_address"], shown["to_port"]) == (8080, "10.0.0.2", 80)
 
+        # What stands in the host's place reaches it as the host does.
+        checks = "checks: [{tcp: {from: host, to: '127.0.0.1:8080'}}]\n"
+        netorch("test", "--lab", "lab", netorch.write(text('"8080:80"') + checks))
+
 
 @kernel
 def test_a_port_that_somebody_has_is_found_before_anything_is_built(netorch: Netorch) -> None:

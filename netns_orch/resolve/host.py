@@ -153,12 +153,11 @@ def published_ports(wiring: Wiring) -> Iterator[PublishedPort]:
 def _from_loopback(wiring: Wiring) -> Iterator[HostSysctl]:
     """Leave for packets of 127.0.0.0/8 to go out to containers, where ports of the host lead there.
 
-    In a private lab such packets come from the host, by the uplink, with the uplink's address.
+    In a private lab ports of one of the host's addresses are led to by the uplink alone.
     """
-    if wiring.topology.netns == "private":
-        return
+    private = wiring.topology.netns == "private"
     for port in wiring.published:
-        if port.family == 4 and (port.address is None or port.loopback):
+        if port.family == 4 and (port.address is None or (port.loopback and not private)):
             yield route_localnet(port.bridge.ifname, port.spec.where)
 
 

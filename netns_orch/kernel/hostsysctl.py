@@ -19,8 +19,9 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 from netns_orch.errors import KernelError
@@ -129,11 +130,11 @@ def _acquire_here(lab: str, id: str, wanted: Values) -> Values:
     with locked(id):
         store = _load(id)
         _refuse_conflicts(store, lab, wanted)
-        interfaces = _interfaces()
+        interfaces, guests = _interfaces(), cache(_guests)
         for name, value in wanted.items():
             if name not in store.saved:
                 values = _read([name, *_touched(name, interfaces)])
-                store.saved[name] = _Saved(values, guests=_guests(name))
+                store.saved[name] = _Saved(values, guests=guests() if name in (FORWARD4, FORWARD6) else None)
             store.labs.setdefault(lab, {})[name] = value
         _save(id, store)
         previous = store.previous_of(lab)
@@ -180,17 +181,20 @@ def _release_here(lab: str, id: str, names: list[str]) -> None:
             held.pop(name, None)
         if not held:
             store.labs.pop(lab, None)
-        wanted = store.wanted()
+        wanted, guests = store.wanted(), cache(_guests)
         for name in [name for name in reversed(store.saved) if name not in wanted]:
-            _give_back(name, store.saved.pop(name), store)
+            _give_back(name, store.saved.pop(name), store, guests)
         _save(id, store)
         if held:  # else the table goes, too
             _note(lab, id, store.previous_of(lab))
 
 
-def _give_back(name: str, saved: _Saved, store: _Store) -> None:
-    """Restore one sysctl and what its write touched, as far as nobody has changed it since."""
-    if saved.guests is not None and set(_guests(name) or ()) - set(saved.guests):
+def _give_back(name: str, saved: _Saved, store: _Store, guests: Callable[[], list[str]]) -> None:
+    """Restore one sysctl and what its write touched, as far as nobody has changed it since.
+
+    Left alone where somebody has ``guests`` now who had none then: they may need it.
+    """
+    if saved.guests is not None and set(guests()) - set(saved.guests):
         return
     now = _read([*saved.previous, *_touched(name, _interfaces())])
     targets = {n: _target(n, value, saved) for n, value in now.items()}
@@ -215,10 +219,8 @@ def _target(name: str, value: str, saved: _Saved) -> str:
     return value
 
 
-def _guests(name: str) -> list[str] | None:
-    """Who has guests here that reach the outside by this sysctl; None where it does not forward."""
-    if name not in (FORWARD4, FORWARD6):
-        return None
+def _guests() -> list[str]:
+    """Who has guests here that reach the outside only while the host forwards."""
     from netns_orch.kernel import foreign, nftables
 
     return sorted(foreign.FORWARDING & foreign.owners(nftables.list_chains()).keys())

@@ -729,3 +729,37 @@ def test_the_zygote_imports_little() -> None:
     ).stdout
     heavy = {"typing", "dataclasses", "inspect", "subprocess", "pathlib", "asyncio", "threading", "pyroute2"}
     assert not heavy & set(text.split())
+
+
+def test_too_many_open_files_leave_none_behind(tmp_path: Path) -> None:
+    """What a container's makers inherit is opened whole or not at all."""
+    import itertools
+    import resource
+
+    from netns_orch.kernel import build
+
+    def open_now() -> set[int]:
+        return {int(name) for name in os.listdir("/proc/self/fd")}
+
+    order = {"directory": str(tmp_path), "first_id": None, "record": {"capabilities": []}}
+    host: Any = {"permitted": ~0, "inherited": []}
+    before = open_now()
+    first = min(set(range(len(before) + 1)) - before)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    refused = 0
+    for limit in itertools.count(first):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        try:
+            site = build.Site(order, host)
+        except OSError as error:
+            assert error.errno == errno.EMFILE
+            refused += 1
+        else:
+            break
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert open_now() == before, limit
+    assert refused >= 10, "one for each descriptor"
+    site.close()
+    os.close(site.report)
+    assert open_now() == before

@@ -24,7 +24,7 @@ import select
 import signal
 import socket
 import struct
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from netns_orch import capabilities
 from netns_orch.kernel import baseline, clone, init, keyring, output, rootfs
@@ -57,15 +57,24 @@ class Site:
     def __init__(self, order: dict[str, Any], host: dict[str, Any]) -> None:
         self.order = order
         self.host = host
-        directory = os.open(order["directory"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.files = output.create(directory)
-        self.supervisor = init.Supervisor(self.files, _control(directory))
-        os.close(directory)
+        with ExitStack() as opened:  # all of it or nothing: too many files may be open
+            directory = os.open(order["directory"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self.files = output.create(directory)
+                opened.callback(self.files.close)
+                self.supervisor = init.Supervisor(self.files, _control(directory))
+                opened.callback(os.close, self.supervisor.wake)
+                opened.callback(os.close, self.supervisor.woken)
+            finally:
+                os.close(directory)
+            self.report, self.report_in = os.pipe2(os.O_CLOEXEC)
+            opened.callback(os.close, self.report_in)
+            opened.callback(os.close, self.report)
+            self.first_end, self.builder_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            opened.pop_all()
         permitted = host["permitted"] if order["first_id"] is None else ~0
         needed = capabilities.mask((*order["record"]["capabilities"], *_INSIDE_NEEDS)) & permitted
         self.held = sc.Capabilities(needed, needed)
-        self.report, self.report_in = os.pipe2(os.O_CLOEXEC)
-        self.first_end, self.builder_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         inherited: list[int] = host["inherited"]
         kept = (*inherited, self.report_in, self.first_end.fileno(), *self.supervisor.descriptors())
         self.first_begins = (_DIE_WITH_PARENT, *sc.prepared_close_all_but(kept))

@@ -81,11 +81,17 @@ class Files:
 
 def create(directory: int) -> Files:
     """New, empty files in the container's directory on the host."""
-    log = os.open("log", _CREATE | os.O_APPEND, 0o600, dir_fd=directory)
-    status = os.open("status", _CREATE, 0o600, dir_fd=directory)
-    output, output_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    os.set_blocking(output_in, True)
-    return Files(log, status, output, output_in)
+    opened: list[int] = []
+    try:
+        opened.append(os.open("log", _CREATE | os.O_APPEND, 0o600, dir_fd=directory))
+        opened.append(os.open("status", _CREATE, 0o600, dir_fd=directory))
+        opened.extend(os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError:
+        for descriptor in opened:
+            os.close(descriptor)
+        raise
+    os.set_blocking(opened[-1], True)
+    return Files(*opened)
 
 
 def exit_code(status: int) -> int:

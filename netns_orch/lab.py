@@ -53,6 +53,9 @@ class UpReport:
     links: int
     seconds: float
     netns: str
+    """``host`` or ``private``, as ``ls`` has it."""
+    bridges: str
+    """Where they live, and what of the outside they reach, in words."""
     changes: int
     warnings: list[NetorchError] = field(default_factory=list)
 
@@ -169,7 +172,8 @@ def up(
     warnings = [*told, *kernel.warnings, *_lease_ended(topology.name, lease)]
     changes += placed + way_out_anew
     where = _where(topology, way_out_anew=way_out_anew)
-    return UpReport(topology.name, containers, links, seconds, where, changes, warnings)
+    netns = "host" if topology.netns == "host" and realm.inside() is None else "private"
+    return UpReport(topology.name, containers, links, seconds, netns, where, changes, warnings)
 
 
 def _is_way_out_new(directory: LabDirectory) -> bool:

@@ -92,8 +92,15 @@ def kill(lab: str, nodes: Iterable[str], signal: str = "KILL") -> None:
 
 
 def wait(lab: str, node: str) -> int:
-    """Block until the command of a container has ended; its exit code."""
+    """Block until the command of a container has ended; its exit code.
+
+    With ``init: false`` the container ends with its command, whose code is kept.
+    """
     kernel, _ = labs.known(lab)
+    seen = kernel.view(node)
+    if seen["state"] == "exited" and seen["pid"] is None and seen["exit_code"] is not None:
+        code: int = seen["exit_code"]
+        return code
     return kernel.running(node).wait()
 
 
@@ -132,14 +139,13 @@ def _look(lab: str, nodes: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _counters(kernel: LabKernel, name: str) -> dict[str, Any]:
-    state = kernel.view(name)["state"]
     try:
         usage = kernel.running(name).usage()
         links = {ifname: counts for ifname, counts in kernel.traffic(name).items() if ifname != "lo"}
     except KernelError:
-        return {"state": "dead", "at": time.monotonic()}
+        return {"state": kernel.view(name)["state"], "at": time.monotonic()}
     traffic = {f"{way}_bytes": sum(each[f"{way}_bytes"] for each in links.values()) for way in ("rx", "tx")}
-    return {"state": state, "at": time.monotonic(), **usage, **traffic}
+    return {"state": kernel.view(name)["state"], "at": time.monotonic(), **usage, **traffic}
 
 
 _COUNTED = (

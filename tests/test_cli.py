@@ -113,7 +113,8 @@ class FakeLab:
             containers=2,
             links=2,
             seconds=0.2149,
-            netns="on this host",
+            netns="host",
+            bridges="on this host",
             changes=self.changes,
             warnings=self.warnings,
         )
@@ -524,6 +525,7 @@ def test_up_json_and_nothing_to_change(lab: FakeLab, capsys: pytest.CaptureFixtu
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert (report["lab"], report["changes"], report["warnings"], err) == ("office", 0, [], "")
+    assert report["netns"] == "host"
     assert main(["up", "office.yaml"]) == 0
     assert "up in 0.21 s, nothing to change;" in capsys.readouterr().err
 

@@ -319,6 +319,13 @@ containers:
     assert seconds < 20
 
 
+def test_the_time_limit_of_up_says_who_was_not_ready(netorch: Netorch) -> None:
+    text = "containers:\n  red: {ready: {tcp: 80, timeout: 60s}}\n  blue:\n"
+    netorch.write(text)
+    said = netorch("up", "--timeout", "1", code=1).stderr
+    assert "not up after 1 s" in said and "lab.yaml:2:" in said and "hint: not ready by then: red\n" in said
+
+
 def test_ready_ends_when_the_command_does(netorch: Netorch) -> None:
     netorch.write("containers: {red: {command: 'echo oh no; exit 4', ready: {tcp: 80, timeout: 60s}}}")
     seconds, result = elapsed(netorch, "up", code=1)

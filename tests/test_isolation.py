@@ -289,6 +289,7 @@ def test_seccomp_unconfined_and_by_a_file(netorch: Netorch) -> None:
     netorch.write('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{}]}', "mine.json")
     result = netorch("up", code=None)
     assert result.code in (1, 2) and "mine.json is not a seccomp profile" in result.stderr
+    assert "lab.yaml:" in result.stderr
 
 
 def test_ulimits_and_those_that_may_not_be_raised(netorch: Netorch) -> None:

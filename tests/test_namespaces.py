@@ -357,6 +357,8 @@ def test_without_init_the_exit_code_and_the_last_words_are_kept(netorch: Netorch
     with netorch.lab(text) as lab:
         until(lambda: row(lab, "one")["state"] == "exited", "its command has ended")
         assert row(lab, "one")["exit_code"] == 7
+        assert netorch("wait", "one").stdout == "7\n"
+        assert netorch("stats", "--once", "--json").json()[0]["state"] == "exited"
         lines = netorch("logs", "one").stdout.splitlines()
         assert lines[0] == "I am 1" and lines[-1] == "the end" and len(lines) == 20002
 

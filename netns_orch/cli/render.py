@@ -165,7 +165,7 @@ def up_line(report: UpReport, *, bridges: bool) -> str:
     """The last line of ``up``."""
     size = f"{count(report.containers, 'container')}, {count(report.links, 'link')}"
     changed = "" if report.changes else ", nothing to change"
-    where = f"; bridges {report.netns}" if bridges else ""
+    where = f"; bridges {report.bridges}" if bridges else ""
     return f"{report.lab}: {size} up in {report.seconds:.2f} s{changed}{where}"
 
 

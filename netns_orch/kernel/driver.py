@@ -478,7 +478,10 @@ class LabKernel:
         if spec["privileged"] or spec["seccomp"] == "unconfined":
             return None
         directory = Path(self.directory.path)
-        return seccomp.keep(directory, spec["seccomp"], spec["capabilities"], nesting=spec["nesting"])
+        try:
+            return seccomp.keep(directory, spec["seccomp"], spec["capabilities"], nesting=spec["nesting"])
+        except NetorchError as error:
+            raise error.at(container.where) from error
 
     def _name_netns(self, changes: Changes) -> None:
         make_netns_directory()

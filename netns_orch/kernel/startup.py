@@ -11,7 +11,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from netns_orch.errors import EXIT_FAILED
 from netns_orch.kernel import readiness, runtime
+from netns_orch.kernel.interrupts import Interrupted
 from netns_orch.kernel.readiness import Watch
 from netns_orch.kernel.runtime import Start
 
@@ -69,10 +71,20 @@ def _bring_up_in_order(tasks: Mapping[str, _Task]) -> None:
                 for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                     future.result()
                     sorter.done(running.pop(future))
+        except Interrupted as interrupted:
+            _tell_waiting(interrupted, [tasks[name] for name in running.values()])
+            raise
         finally:
             cancelled.set()
             for future in running:
                 future.cancel()
+
+
+def _tell_waiting(interrupted: Interrupted, waiting: Sequence[_Task]) -> None:
+    """A time-out says for whom; whoever pressed ctrl-C saw it."""
+    if waiting and interrupted.exit_code == EXIT_FAILED:
+        names = ", ".join(task.item.directory.name for task in waiting)
+        interrupted.at(waiting[0].item.where).hint = f"not ready by then: {names}"
 
 
 def _is_up(task: _Task) -> bool:

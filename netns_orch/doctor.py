@@ -47,6 +47,7 @@ _LINKS = {
     "netem": "delay, jitter, loss and the other impairments of links",
     "tbf": "links with nothing but a rate",
     "vlan": "interfaces with a VLAN inside containers",
+    "vlan-filter": "VLANs on the ports of bridges",
     "vxlan": "vxlan interfaces",
     "bond": "bond interfaces",
     "vrf": "vrf interfaces",

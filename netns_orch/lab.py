@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netns_orch import engine
-from netns_orch.errors import KernelError, LabFileError, NetorchError, UsageError, Where
+from netns_orch.errors import KernelError, LabFileError, MissingFeature, NetorchError, UsageError, Where
 from netns_orch.journal import Applied, Journal
 from netns_orch.kernel import outside, owners, realm, userdir
 from netns_orch.kernel.driver import LabKernel, host_id
@@ -118,12 +118,15 @@ def plan(topology: Topology) -> Plan:
     return Plan((*outside.changes, *proper.changes), proper.extra)
 
 
-def desired(topology: Topology) -> State:
-    """All that ``up`` would have on this host, whatever of it is there; changes nothing."""
+def desired(topology: Topology) -> tuple[State, list[NetorchError]]:
+    """All that ``up`` would have on this host, whatever of it is there; and what this host lacks for it."""
     wiring = _buildable(topology)
     kernel = LabKernel(topology.name)
-    facts, _ = _check_host(wiring, kernel)
-    return _resolve(wiring, kernel, facts)
+    facts, errors, _ = _checked(wiring, kernel)
+    lacking: list[NetorchError] = [error for error in errors if type(error) is MissingFeature]
+    if len(lacking) < len(errors):
+        raise LabFileError(errors)
+    return _resolve(wiring, kernel, facts), lacking
 
 
 def _resolve(wiring: Wiring, kernel: LabKernel, facts: HostFacts) -> State:
@@ -297,14 +300,18 @@ def _buildable(topology: Topology) -> Wiring:
 
 
 def _check_host(wiring: Wiring, kernel: LabKernel) -> tuple[HostFacts, list[NetorchError]]:
+    facts, errors, warnings = _checked(wiring, kernel)
+    if errors:
+        raise LabFileError(errors)
+    return facts, warnings
+
+
+def _checked(wiring: Wiring, kernel: LabKernel) -> tuple[HostFacts, list[NetorchError], list[NetorchError]]:
     from netns_orch import graph
 
     facts = kernel.facts(graph.features_needed(wiring), graph.ports_wanted(wiring))
     facts = replace(facts, paths=kernel.paths(graph.paths_named(wiring)))
-    errors, warnings = graph.check_host(wiring, facts)
-    if errors:
-        raise LabFileError(errors)
-    return facts, warnings
+    return facts, *graph.check_host(wiring, facts)
 
 
 def journal_of(kernel: LabKernel) -> Journal:

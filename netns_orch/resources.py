@@ -809,9 +809,9 @@ class HostFacts:
     routes: tuple[tuple[str, str], ...] = ()
     """Other routes: (interface, canonical prefix)."""
     features: frozenset[str] = frozenset()
-    """What is there: netem, tbf, vlan, vxlan, bond, vrf, dummy, macvlan, bridge, veth, wireguard, ipv6, nft,
-    nft-nat, iptables, ip6tables, overlay, zstd, user-namespace, time-namespace, and cgroup:CONTROLLER,
-    cgroup:CONTROLLER:v2 where that is on version 2."""
+    """What is there: netem, tbf, vlan, vxlan, bond, vrf, dummy, macvlan, bridge, veth, wireguard,
+    vlan-filter, ipv6, nft, nft-nat, iptables, ip6tables, overlay, zstd, user-namespace, time-namespace,
+    cgroup:CONTROLLER, and cgroup:CONTROLLER:v2 where that is on version 2."""
     addresses: tuple[str, ...] = ()
     """The host's own, where the lab publishes ports; those of this very lab left out."""
     port_holders: tuple[PortHolder, ...] = ()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netns_orch import lab as labs
-from netns_orch.errors import UsageError
+from netns_orch.errors import NetorchError, UsageError
 from netns_orch.records import dataclass
 from netns_orch.resources import Qdisc, State
 
@@ -191,15 +191,18 @@ def _look(kernel: LabKernel, node: str, family: int) -> NodeFacts:
 # -- script --------------------------------------------------------------------------------------
 
 
-def script(topology: Topology) -> str:
-    """The shell script that builds the lab of a file by hand, from nothing, and takes it down."""
+def script(topology: Topology) -> tuple[str, list[NetorchError]]:
+    """The shell script that builds the lab of a file by hand, from nothing, and takes it down.
+
+    With it what this host lacks: there the script can be read, and run elsewhere.
+    """
     from netns_orch import plan, script
     from netns_orch.kernel import hosttable
     from netns_orch.resources import HostTable, PublishedPort
 
-    desired = labs.desired(topology)
+    desired, lacking = labs.desired(topology)
     tables = desired.of(HostTable)
     ports = desired.of(PublishedPort)
     commands = hosttable.commands(tables[0], topology.name, ports=ports) if tables else []
     private = topology.netns == "private"
-    return script.render(topology.name, plan.diff(desired, State()), commands, private=private)
+    return script.render(topology.name, plan.diff(desired, State()), commands, private=private), lacking

@@ -72,6 +72,7 @@ def _works(*argv: str) -> bool:
         ("vlan", "ip link add link lo name x type vlan id 5"),
         ("vxlan", "ip link add x type vxlan id 5 dstport 4789"),
         ("bond", "ip link add x type bond"),
+        ("vlan-filter", "ip link add x type bridge vlan_filtering 1"),
         ("vrf", "ip link add x type vrf table 5"),
         ("wireguard", "ip link add x type wireguard"),
         ("netem", "tc qdisc add dev lo root netem delay 1ms"),

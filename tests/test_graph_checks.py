@@ -520,6 +520,7 @@ def test_a_container_that_nothing_reaches_is_warned_of() -> None:
 ALL = frozenset(
     {
         *("netem", "tbf", "vlan", "vxlan", "bond", "vrf", "dummy", "macvlan", "bridge", "veth", "wireguard"),
+        "vlan-filter",
         *("ipv6", "nft", "iptables", "ip6tables", "overlay", "user-namespace", "time-namespace"),
         *(f"cgroup:{controller}" for controller in ("cpu", "cpuset", "memory", "memory:v2", "pids", "io")),
     }
@@ -618,6 +619,7 @@ def test_a_taken_name_and_a_missing_interface_are_errors() -> None:
         ("netem", lab(link(end("a", impairment=Impairment(rate=1, loss=1.0)), "b"), a=box(), b=box())),
         ("tbf", lab(link(end("a", impairment=Impairment(rate=1000)), "b"), a=box(), b=box())),
         ("vlan", lab(link("a", "b"), a=box(interfaces=[inside("v", "vlan", parent="eth0", id=5)]), b=box())),
+        ("vlan-filter", lab(link("a", end("sw", vlan=PortVlan(access=10))), a=box(), sw=bridge())),
         ("nft", lab(br0=bridge("10.0.0.1/24"))),
         ("nft", lab(a=box(nftables="table inet t { }"))),
         ("cgroup:memory", lab(a=box(resources=Resources(swap=0)))),

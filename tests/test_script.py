@@ -21,6 +21,7 @@ from netns_orch.resolve import resolve
 from netns_orch.resources import State
 
 kernel = pytest.mark.kernel
+SCRIPT = pytest.mark.root_only("the script is root's")
 FILES = [
     pytest.param(f, id=f.stem, marks=[pytest.mark.slow] if f.stem == "hundred" else [])
     for f in sorted(TOPOLOGIES.glob("*.yaml"))
@@ -106,12 +107,14 @@ def compare(netorch: Netorch, sh: Any, file: Path, lab: str) -> None:
 
 
 @kernel
+@SCRIPT
 @pytest.mark.parametrize("file", FILES)
 def test_the_script_builds_what_up_builds(file: Path, netorch: Netorch, sh: Any) -> None:
     compare(netorch, sh, file, file.stem)
 
 
 @kernel
+@SCRIPT
 def test_it_builds_every_kind_of_network(netorch: Netorch, sh: Any) -> None:
     compare(netorch, sh, netorch.write(NETWORK), "lab")
 
@@ -168,6 +171,7 @@ links:
 
 
 @kernel
+@SCRIPT
 def test_packets_pass_and_commands_run(netorch: Netorch, sh: Any) -> None:
     file = netorch.write(
         "bridges: {br0: 10.0.0.1/24}\n"
@@ -239,7 +243,18 @@ def test_it_is_posix_sh_and_says_what_it_does(netorch: Netorch, sh: Any) -> None
 
 
 @kernel
+@SCRIPT
 def test_words(netorch: Netorch) -> None:
     file = TOPOLOGIES / "red-blue.yaml"
     assert "unshare --net" in netorch("plan", "--format", "shell", "--private", file).stdout
     assert "exclude" in netorch("plan", "--format", "shell", "--json", file, code=2).stderr
+
+
+@kernel
+@SCRIPT
+def test_a_lab_that_this_host_can_not_build_is_printed_all_the_same(netorch: Netorch) -> None:
+    netorch.write("containers: {a: , b: }\nlinks: [{endpoints: [a, b], delay: 20ms}]\n")
+    lacking = netorch("validate", code=None).code == 2
+    shown = netorch("plan", "--format", "shell")
+    assert "netem limit 1000 delay 20000us" in shown.stdout
+    assert ("warning: this host lacks netem" in shown.stderr) is lacking

@@ -177,7 +177,9 @@ def _show_script(topology: Topology, *, json: bool) -> None:
 
     if json:
         raise UsageError("--json and --format shell exclude each other")
-    out(explain.script(topology))
+    script, lacking = explain.script(topology)
+    warn(lacking)
+    out(script)
 
 
 def _show_plan(topology: Topology, *, json: bool) -> None:

@@ -38,6 +38,7 @@ HOW_TO = {
         feature: f"the kernel module {module} is missing (`modprobe {module}`; {_WHOLE_KERNEL})"
         for feature, module in _MODULES.items()
     },
+    "vlan-filter": f"its bridges filter no VLANs (CONFIG_BRIDGE_VLAN_FILTERING; {_WHOLE_KERNEL})",
     "ipv6": "this kernel runs without IPv6 (ipv6.disable=1 on its command line?)",
     "nft": "install nftables (`apt-get install nftables`)",
     "nft-nat": "the kernel lacks nft_nat or nft_fib_inet (`modprobe -a nft_nat nft_fib_inet`)",
@@ -188,6 +189,8 @@ def _needs(wiring: Wiring) -> Iterator[Need]:
             yield "veth", "a link", cable.link.where
         for end in cable.ends:
             yield from _impairment(end.spec)
+            if end.spec.vlan is not None:
+                yield "vlan-filter", "a VLAN on a bridge's port", place(end.spec, "vlan", "trunk", "native")
     host = wiring.topology.host
     for rules, key in ((host.iptables, "iptables"), (host.ip6tables, "ip6tables")):
         if rules:

@@ -22,6 +22,7 @@ LINK_KINDS = frozenset({"bridge", "veth", "vlan", "vxlan", "bond", "vrf", "dummy
 QDISC_KINDS = frozenset({"netem", "tbf"})
 OTHERS = frozenset(
     {
+        "vlan-filter",
         "ipv6",
         "nft",
         "nft-nat",
@@ -122,6 +123,22 @@ def _probe_links(links: Iterable[str], qdiscs: Iterable[str]) -> set[str]:
     return {kind for kind, _, _ in asked} - missing
 
 
+def _has_vlan_filter() -> bool:
+    return netfilter.in_scratch_netns(_probe_vlan_filter)
+
+
+def _probe_vlan_filter() -> bool:
+    """A bridge's VLAN filter is an option of the kernel's build, not a module: only making one tells."""
+    from netns_orch.kernel.messages import new_bridge
+    from netns_orch.kernel.netlink import open_channel
+    from netns_orch.resources import Bridge
+
+    probe = Bridge(name="probe", ifname="probe", mac="02:00:00:00:00:01", vlan_filtering=True)
+    with open_channel() as channel:
+        failures = channel.send([new_bridge(probe, 0)]).failures
+    return all(failure.errno != errno.EOPNOTSUPP for failure in failures)
+
+
 def _has_ipv6() -> bool:
     return os.path.isdir("/proc/sys/net/ipv6")
 
@@ -189,6 +206,7 @@ def _has_time_namespaces() -> bool:
 
 
 _OTHER_PROBES: Mapping[str, Callable[[], bool]] = {
+    "vlan-filter": _has_vlan_filter,
     "ipv6": _has_ipv6,
     "nft": _has_nft,
     "nft-nat": _has_nft_nat,

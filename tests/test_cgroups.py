@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -13,10 +14,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from support import view
 from support.waiting import until
 
 from netns_orch.errors import KernelError, MissingFeature, Where
-from netns_orch.kernel import cgroupfiles, cgrouplimits, cgrouptree, devicefilter, hierarchies, realm
+from netns_orch.kernel import (
+    cgroupfiles,
+    cgrouplimits,
+    cgrouptree,
+    devicefilter,
+    founding,
+    hierarchies,
+    realm,
+    rundir,
+    userscope,
+)
 from netns_orch.kernel.cgroups import Hierarchies, Paths
 from netns_orch.records import replace
 from netns_orch.resources import Cgroup
@@ -177,7 +189,6 @@ class TestLimits:
             assert _written(wanted, version) == files
 
     @pytest.mark.parametrize("version", [1, 2])
-    @pytest.mark.parametrize("version", [1, 2])
     def test_every_weight_is_kept_the_default_too(self, version: int) -> None:
         (group,) = (g for g in _groups(version) if "cpu_weight" in g.fields)
         for weight in (None, *range(1, 10_001)):
@@ -187,6 +198,7 @@ class TestLimits:
             lowered = Cgroup(container="red", cpu_weight=(weight or 100) % 10_000 + 1)
             assert cgrouplimits.as_kept(group, lowered, group.read(files.get)) == (weight or 100,)
 
+    @pytest.mark.parametrize("version", [1, 2])
     def test_what_is_written_is_read_back(self, version: int) -> None:
         limits = Cgroup(
             container="red", cpus=1.5, cpu_weight=250, cpuset="0,2-3", memory=1 << 30, swap=1 << 20, pids=9
@@ -339,8 +351,46 @@ def _possible(trees: Hierarchies, limits: Cgroup) -> Cgroup:
     return replace(limits, **dict.fromkeys(missing))
 
 
+def test_a_controller_is_used_where_a_cgroup_beside_has_another_setting(tmp_path: Path) -> None:
+    """What systemd finds switched on it may use: then the last lab leaves it on."""
+    for name in ("netorch", "a.slice", "b.slice"):
+        (tmp_path / name).mkdir()
+        for file, text in (("memory.max", "max"), ("memory.low", "0"), ("memory.pressure", name)):
+            (tmp_path / name / file).write_text(f"{text}\n")
+    assert not cgrouptree._is_used_beside(str(tmp_path), f"{tmp_path}/netorch", "memory")
+    (tmp_path / "b.slice" / "memory.low").write_text("4096\n")
+    assert cgrouptree._is_used_beside(str(tmp_path), f"{tmp_path}/netorch", "memory")
+    assert not cgrouptree._is_used_beside(str(tmp_path), f"{tmp_path}/netorch", "pids")
+
+
+def test_a_realm_that_ended_takes_its_own_cgroups_along_and_no_others(tmp_path: Path) -> None:
+    """Not those of a lab of the same name in another run directory; not what bears no mark."""
+    parent = tmp_path / "cgroup" / "netorch"
+    for name in ("lab.1", "lab.1/red", "lab.2", "lab.3"):
+        (parent / name).mkdir(parents=True)
+    for name in ("lab.1", "lab.2"):
+        cgroupfiles.set_mark(str(parent / name), name)
+    here = realm.Realm("lab")
+    here.directory = str(tmp_path / "realm")
+    for name in ("lab.1", "lab.3"):
+        (tmp_path / "realm" / "run" / "netorch" / name).mkdir(parents=True)
+    about = {"cgroups": True, "boot_id": rundir.boot_id(), "base": str(parent.parent)}
+    (tmp_path / "realm" / "holder.json").write_text(json.dumps(about))
+    founding._remove_cgroups(here)
+    assert sorted(path.name for path in parent.iterdir()) == ["lab.2", "lab.3"]
+
+
+def test_a_scope_that_systemd_leaves_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(userscope, "_END_PATIENCE", 0.0)
+    userscope.wait_gone(f"{tmp_path}/netorch-gone.scope")
+    with pytest.raises(KernelError, match="systemd has not removed its scope") as told:
+        userscope.wait_gone(str(tmp_path))
+    assert told.value.hint == f"systemctl --user stop {tmp_path.name}   does it"
+
+
 @pytest.mark.vm
 @kernel
+@view.LIMITS
 class TestOnTheKernel:
     def test_a_cgroup_in_every_hierarchy_and_no_trace_after(self, trees: Hierarchies) -> None:
         before = _names(trees)

@@ -25,6 +25,7 @@ from netns_orch.kernel.hierarchies import Hierarchy
 PARENT = "netorch"
 LEAF = ".netorch"
 """v2: where netorch's own processes go when their cgroup must be an inner node."""
+_NO_SETTINGS = (".pressure", ".peak", ".reclaim")
 _PATIENCE = 30.0
 _LOOK = 0.001
 """Seconds: to wait for a lock, and between two tries."""
@@ -238,9 +239,32 @@ def _step_aside(base: str, parent: str) -> bool:
     return True
 
 
+def _is_used_beside(base: str, parent: str, controller: str) -> bool:
+    """Whether a cgroup beside ours was given a setting of this controller, which would go with it.
+
+    systemd, say, found it switched on.  (Where one hands it down further, the kernel refuses to take it.)
+    """
+    usual = _settings(parent, controller)
+    beside = (f"{base}/{name}" for name in trees.children(base) if name != PARENT)
+    return any(_settings(path, controller) != usual for path in beside)
+
+
+def _settings(directory: str, controller: str) -> dict[str, str | None]:
+    """What is set in a cgroup by the files of a controller; statistics that can be written to are none."""
+    found = {}
+    with suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            if name.startswith(f"{controller}.") and not name.endswith(_NO_SETTINGS):
+                path = f"{directory}/{name}"
+                if os.stat(path).st_mode & 0o200:
+                    found[name] = files.read(path)
+    return found
+
+
 def _switch_off(base: str, parent: str) -> None:
-    """Take back what was switched on for labs, and go home from the leaf."""
+    """Take back what was switched on for labs and is used by nobody beside, and go home from the leaf."""
     switched = set((files.mark(parent, ".switched") or "").split())
+    switched = {name for name in switched if not _is_used_beside(base, parent, name)}
     own = is_ours(base, PARENT)
     for directory, names in (
         (parent, _words(f"{parent}/cgroup.subtree_control") if own else switched),

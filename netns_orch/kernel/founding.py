@@ -101,8 +101,8 @@ def _remove_cgroups(here: Realm) -> None:
     base = about["base"]
     hierarchy = hierarchies.Hierarchy(2, frozenset(), base, base)
     parent = f"{base}/{cgrouptree.PARENT}"
-    for name in hierarchies.children(parent):
-        if name.rpartition(".")[0] != here.lab or not cgrouptree.is_ours(parent, name):
+    for name in here.labs():  # others of this name, in another of this user's run directories, are not meant
+        if not cgrouptree.is_ours(parent, name):
             continue
         for directory, _, _ in os.walk(f"{parent}/{name}", topdown=False):
             if directory != f"{parent}/{name}":

@@ -193,11 +193,15 @@ class Realm:
 
     def has_lab(self) -> bool:
         """Whether its lab has a directory still."""
+        return bool(self.labs())
+
+    def labs(self) -> list[str]:
+        """The directories of labs in it, each NAME.ID, as its cgroup is called, too."""
         try:
             run = f"{self.directory}/run/{userdir.NAME}"
-            return any(entry.is_dir(follow_symlinks=False) for entry in os.scandir(run))
+            return [entry.name for entry in os.scandir(run) if entry.is_dir(follow_symlinks=False)]
         except OSError:
-            return False
+            return []
 
     def end(self) -> None:
         """Kill the holder, and with it all that was born in the realm; then remove its files."""
@@ -210,10 +214,11 @@ class Realm:
             if not wait_for(self.pidfd):
                 late = OSError(errno.ETIMEDOUT, "they did not end on SIGKILL")
                 raise _refused(f"the namespaces of lab {self.lab} stay", late, self.lab)
-            self._wait_for_systemd(about)
         if inside():
             sc.umount2("/run", sc.MNT_DETACH)  # else what is mounted below it keeps its directories
         self.forget()
+        if self.pidfd >= 0:
+            self._wait_for_systemd(about)
 
     def _wait_for_systemd(self, about: dict[str, Any]) -> None:
         """A scope made for this realm goes with the last process in it, which this one may be itself."""

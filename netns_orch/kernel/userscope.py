@@ -25,7 +25,7 @@ _METHOD = ("call", _SYSTEMD, _OBJECT, f"{_SYSTEMD}.Manager")
 _PATIENCE = 10.0
 _LOOK, _ASK = 0.002, 0.25
 """Seconds between two looks at our own cgroup; and until the manager is asked whether the unit is there."""
-_END_PATIENCE = 5.0
+_END_PATIENCE = 30.0
 _NO_LIMIT = str((1 << 64) - 1)
 _PREFIX, _SUFFIX = "netorch-", ".scope"
 
@@ -168,7 +168,13 @@ def may_go(base: str, there: str) -> bool:
 
 
 def wait_gone(base: str) -> None:
-    """After the end of all in a scope: until systemd has removed its cgroup, for a while."""
+    """After the end of all in a scope: until systemd has removed its cgroup, else KernelError."""
     deadline = time.monotonic() + _END_PATIENCE
-    while os.path.isdir(base) and time.monotonic() < deadline:
+    while os.path.isdir(base):
+        if time.monotonic() > deadline:
+            from netns_orch.errors import KernelError
+
+            what = f"the lab has ended, but systemd has not removed its scope in {_END_PATIENCE:g} s: {base}"
+            hint = f"systemctl --user stop {os.path.basename(base)}   does it"
+            raise KernelError(what, hint=hint)
         time.sleep(_LOOK)

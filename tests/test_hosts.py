@@ -504,7 +504,8 @@ def test_where_sysctls_and_cgroups_are_read_only(netorch: Netorch) -> None:
     said = _in(netorch, *private, READ_ONLY)("up").stderr
     assert "no lab can be built here: /proc/sys is read-only" in said and _RUN_ARGS in said
     assert "mount -o remount,rw,bind /proc/sys" in said
-    mended = READ_ONLY.replace('exec "$0"', 'mount -o remount,rw,bind /proc/sys; exec "$0"')
+    net = "mount --bind /proc/sys/net /proc/sys/net; mount -o remount,rw,bind /proc/sys/net"
+    mended = READ_ONLY.replace('exec "$0"', f'{net}; exec "$0"')  # the others are not needed
     said = _in(netorch, *private, mended)("up").stderr
     assert "the cgroup of container red can't be made: Read-only file system" in said and _RUN_ARGS in said
     assert not Path("/run/netorch").exists()

@@ -126,7 +126,7 @@ def examine() -> Health:
         systemd=os.path.isdir("/run/systemd/system"),
         programs={name: path for name in PROGRAMS if (path := netfilter.find_program(name))},
         sysctls={name: value for name in SYSCTLS if (value := _sysctl(name)) is not None},
-        sysctls_writable=not os.statvfs("/proc/sys").f_flag & os.ST_RDONLY,
+        sysctls_writable=rights.sysctls_writable(),
         apparmor=_read("/sys/module/apparmor/parameters/enabled").startswith("Y"),
         overlay_root=_file_system("/") == "overlay",
         run_kind=_file_system("/run"),

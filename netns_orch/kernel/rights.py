@@ -62,6 +62,11 @@ def how_to_get(engine: str, devcontainer: bool) -> str:
     return "run it on the host itself, or in a container with --privileged --cgroupns=host"
 
 
+def sysctls_writable() -> bool:
+    """Whether sysctls of network namespaces can be set, by the mount that shows them."""
+    return not os.statvfs("/proc/sys/net").f_flag & os.ST_RDONLY
+
+
 def require() -> None:
     """PermissionNeeded where no lab can be built: root without the rights of root, sysctls that can't be set.
 
@@ -71,7 +76,7 @@ def require() -> None:
     lacking = [f"CAP_{name}" for name in sorted({*ESSENTIAL} - capabilities())] if is_root else []
     reasons = [f"this root is without {' and '.join(lacking)}"] if lacking else []
     hint = how_to_get(container(), is_devcontainer())
-    if os.statvfs("/proc/sys").f_flag & os.ST_RDONLY:
+    if not sysctls_writable():
         reasons.append("/proc/sys is read-only")
         if not lacking:
             hint += f"\nor: {'' if is_root else 'sudo '}mount -o remount,rw,bind /proc/sys"

@@ -26,6 +26,7 @@ room           what it owns
 ``lab``        the one way in, for the command line and for Python: up, down, status, ps ...
 ``inspection`` what a state has of one node, as ``inspect`` prints it
 ``rootless``   an ordinary user's way to where a lab is, of commands and of programs
+``images``     containers of an ``image``: fetched, and what it says of itself below what the file says
 ``lease``      how long a lab is wanted: --ttl and --owner-pid
 ``collect``    what dead runs left: found, judged and removed (``gc``)
 ``cables``     cables of a running lab: plugged, unplugged, impaired, put back, shown

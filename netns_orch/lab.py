@@ -105,7 +105,7 @@ def validate(topology: Topology, *, host: bool = True) -> list[NetorchError]:
 
 def plan(topology: Topology) -> Plan:
     """What ``up`` would do now; changes nothing."""
-    wiring = _buildable(topology)
+    wiring = _wire(topology)
     kernel = LabKernel(topology.name)
     facts, _ = _check_host(wiring, kernel)
     applied = journal_of(kernel).applied() or Applied()
@@ -120,7 +120,7 @@ def plan(topology: Topology) -> Plan:
 
 def desired(topology: Topology) -> tuple[State, list[NetorchError]]:
     """All that ``up`` would have on this host, whatever of it is there; and what this host lacks for it."""
-    wiring = _buildable(topology)
+    wiring = _wire(topology)
     kernel = LabKernel(topology.name)
     facts, errors, _ = _checked(wiring, kernel)
     lacking: list[NetorchError] = [error for error in errors if type(error) is MissingFeature]
@@ -154,7 +154,7 @@ def up(
     off.
     """
     started = time.monotonic()
-    wiring = _buildable(topology)
+    wiring = _wire(topology)
     kernel = LabKernel(topology.name)
     converted = _of_other_file(topology, kernel.directory)
     owner = _owner(owner_pid)
@@ -289,14 +289,6 @@ def _wire(topology: Topology) -> Wiring:
     from netns_orch import graph
 
     return graph.wire(topology)
-
-
-def _buildable(topology: Topology) -> Wiring:
-    from netns_orch import labfile
-
-    if problems := labfile.unbuilt(topology):
-        raise LabFileError(problems)
-    return _wire(topology)
 
 
 def _check_host(wiring: Wiring, kernel: LabKernel) -> tuple[HostFacts, list[NetorchError]]:

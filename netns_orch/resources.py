@@ -294,7 +294,7 @@ class Layer(Resource):
     source: str
     stamp: str
     lowest: bool = False
-    """Only the lowest of roots: a directory is then not searched for whiteouts."""
+    """Only the lowest of roots, or of an image unpacked: a directory is then not searched for whiteouts."""
 
     @property
     def key(self) -> str:

@@ -137,7 +137,6 @@ _PRELOAD = (
         "checks",
         "lab",
         "labfile",
-        "labfile.notbuilt",
         "graph",
         "operate",
         "resolve",

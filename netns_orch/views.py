@@ -200,6 +200,11 @@ def script(topology: Topology) -> tuple[str, list[NetorchError]]:
     from netns_orch.kernel import hosttable
     from netns_orch.resources import HostTable, PublishedPort
 
+    for container in topology.containers.values():
+        if container.image and not container.rootfs.layers:
+            what = f"the image {container.image} is not here: the script takes its layers from where they lie"
+            hint = "`netorch up` fetches it"
+            raise NetorchError(what, where=container.mark("image"), hint=hint)
     desired, lacking = labs.desired(topology)
     tables = desired.of(HostTable)
     ports = desired.of(PublishedPort)

@@ -20,7 +20,6 @@ from netns_orch.errors import LabFileError, UsageError
 from netns_orch.labfile import addresses, short, units
 from netns_orch.labfile import yaml as labfile_yaml
 from netns_orch.labfile.model import Container, Endpoint, Topology
-from netns_orch.labfile.notbuilt import CONTAINER
 from netns_orch.labfile.schema import json_schema
 from netns_orch.labfile.variables import template
 
@@ -489,25 +488,55 @@ def test_subnets_and_gateways() -> None:
     assert lab.bridges["dmz"].gateway == "fw"
 
 
-# -- what is not built yet -----------------------------------------------------------------------
+# -- images --------------------------------------------------------------------------------------
 
 
-def test_each_feature_that_is_not_built_is_named(everything: Topology) -> None:
-    told = {error.what for error in labfile.unbuilt(everything)}
-    assert told == {f"`{key}` is not built yet" for key in CONTAINER}
-    for error in labfile.unbuilt(everything):
-        assert error.where is not None and error.hint
-    assert set(CONTAINER) <= _keys_of(json_schema())
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("alpine", "alpine"),
+        ("docker.io/library/alpine:3.20", "docker.io/library/alpine:3.20"),
+        ("docker://localhost:5000/a/b_c", "localhost:5000/a/b_c"),
+        (f"alpine:3.20@sha256:{'0' * 64}", f"alpine@sha256:{'0' * 64}"),
+        ("'[::1]:5000/tiny:v1'", "[::1]:5000/tiny:v1"),
+        ("oci:./images/tiny:v1", "oci:/lab/images/tiny:v1"),
+        ("oci:tiny", "oci:/lab/tiny"),
+        ("docker-archive:/srv/x.tar", "docker-archive:/srv/x.tar"),
+        ("dir:copy", "dir:/lab/copy"),
+        ("docker-daemon:web:latest", "docker-daemon:web:latest"),
+    ],
+)
+def test_names_of_images(text: str, name: str) -> None:
+    red = labfile.loads(f"containers: {{red: {{image: {text}}}}}", "lab.yaml", "/lab").containers["red"]
+    assert red.image == name
+    assert (red.rootfs.kind, red.rootfs.layers) == ("image", [])
 
 
-def test_a_scaled_container_is_named_once() -> None:
-    lab = read("defaults: {image: alpine}\ncontainers: {h: {scale: 5}, red: }")
-    assert len(labfile.unbuilt(lab)) == 1
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("Alpine", "names of images are in lower case"),
+        ("'alpine:'", "such as alpine:3.20"),
+        ("alpine@sha256:0", "such as alpine:3.20"),
+        ("'oci:'", "such as alpine:3.20"),
+        ("'a b'", "such as alpine:3.20"),
+        ("../alpine", "such as alpine:3.20"),
+    ],
+)
+def test_what_is_no_name_of_an_image(text: str, hint: str) -> None:
+    with pytest.raises(LabFileError, match="is not the name of an image") as caught:
+        read(f"containers: {{red: {{image: {text}}}}}")
+    assert caught.value.where is not None and caught.value.where.column == 27
+    assert (caught.value.hint or "").startswith(hint)
 
 
-def test_what_is_built_is_not_named() -> None:
-    for path in TOPOLOGIES:
-        assert labfile.unbuilt(labfile.load(path, environ={})) == [], path
+def test_a_root_of_its_own_takes_the_place_of_the_defaults() -> None:
+    lab = read("defaults: {image: alpine}\ncontainers: {red: {rootfs: host}, blue: {image: busybox}, any: }")
+    assert [(c.image, c.rootfs.kind) for c in lab.containers.values()] == [
+        (None, "host"),
+        ("busybox", "image"),
+        ("alpine", "image"),
+    ]
 
 
 # -- the schema ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netns_orch import cables, operate, rootless
+from netns_orch import cables, images, operate, rootless
 from netns_orch import lab as labs
 from netns_orch.api.topology import Topology
 from netns_orch.errors import CommandFailed, NetorchError, PermissionNeeded, UsageError
@@ -45,13 +45,14 @@ def up(
     ttl: float | None = None,
     owner_pid: int | None = None,
     volumes: Sequence[str] = (),
+    pull: bool = False,
 ) -> Lab:
     """Build a lab, or bring a running one of that name to what ``source`` says; all of it, or nothing.
 
     ``source`` is a Topology or the path of a lab file (``variables`` fill its ``${VAR}``).  The times are
     seconds: ``timeout`` for the whole, ``wait`` for another process that works on the lab, ``ttl`` until
     ``netorch gc`` may remove it, as when the process ``owner_pid`` has ended.  ``volumes`` are mounted in
-    every container, beside its own.
+    every container, beside its own.  ``pull``: images that are here are fetched again.
     For an ordinary user it is a lab of his own (README, Rootless).
     Raises LabFileError (2), UsageError (2), LockHeld, KernelError: what failed, where, and a hint;
     PermissionNeeded where this host lets no ordinary user have a lab.
@@ -62,6 +63,7 @@ def up(
             model.netns = "private"
         for container in model.containers.values():
             container.volumes += [_volume(text) for text in volumes]
+        images.settle(model, building=True, again=pull, timeout=timeout)
         report = rootless.build(
             model,
             labs.up,

@@ -161,6 +161,9 @@ def up(
     keep_failed: Annotated[
         bool, Option("--keep-failed", help="Leave a failed lab as it is, to look at it.")
     ] = False,
+    pull: Annotated[
+        bool, Option("--pull", help="Fetch the images of containers again, though they are here.")
+    ] = False,
     timeout: Annotated[
         Text,
         Option("--timeout", metavar="TIME", help="Give up, and roll back, after so long (30s, 5m)."),
@@ -191,7 +194,7 @@ def up(
     It succeeds whole or rolls back whole.  When it returns, packets flow.
     """
     what = labs.What(file, name, var, private, untrusted)
-    how = labs.How(timeout, wait, keep_failed, ttl, owner_pid)
+    how = labs.How(timeout, wait, keep_failed, ttl, owner_pid, pull)
     labs.up(what, how, dry_run=dry_run, json=json)
 
 

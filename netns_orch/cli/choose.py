@@ -28,13 +28,19 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
     return hints.nearest(word, names)
 
 
-def settle(topology: Topology, *, building: bool = False) -> None:
+def settle(
+    topology: Topology, *, building: bool = False, pull: bool = False, timeout: float | None = None
+) -> None:
     """Go where the lab is built: root is there; an ordinary user enters the lab's realm, made where missing.
 
-    PermissionNeeded where this host lets no ordinary user have one.
+    Before, images are fetched where it is to be built: those that are missing, with ``pull`` all of them,
+    each within ``timeout`` seconds.
+    PermissionNeeded where this host lets no ordinary user have a lab.
     """
-    from netns_orch import rootless
+    from netns_orch import images, rootless
+    from netns_orch.cli.output import note
 
+    images.settle(topology, building=building, again=pull, timeout=timeout, tell=note)
     rootless.settle(topology, building=building)
 
 

@@ -25,20 +25,24 @@ def register(app: typer.Typer, panel: str) -> None:
 
 def gc(
     dry_run: Annotated[bool, Option("--dry-run", help="Only list it, object by object.")] = False,
+    images: Annotated[
+        bool, Option("--images", help="Also remove the images of this user that no lab uses.")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Remove what dead runs left on this host, and labs that nobody wants any more.
 
     That is: labs whose up or down was killed half-way or whose run directory is gone, what an earlier boot
     left, labs past their --ttl or whose --owner-pid has ended, and empty directories.  A healthy lab stays,
-    and so does all that does not bear netorch's mark.
+    and so does all that does not bear netorch's mark.  Images that were fetched stay for the next lab.
     """
     from netns_orch import collect
     from netns_orch.cli import render
 
     entries, code = [], EXIT_DONE
     ended = [collect.Found(lab, "its first process was killed", removed=True) for lab in choose.look()]
-    for found in chain(ended, choose.each(lambda: collect.collect(dry_run=dry_run))):
+    left = choose.each(lambda: collect.collect(dry_run=dry_run))
+    for found in chain(ended, left, collect.images(dry_run=dry_run) if images else ()):
         entries.append(render.found_json(found))
         if found.error is not None:
             note(error_text(found.error))

@@ -6,6 +6,7 @@ Must not: import typer, which takes as long to start as a small lab takes to bui
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from netns_orch import rootless
@@ -63,6 +64,7 @@ class How(NamedTuple):
     keep_failed: bool = False
     ttl: str | None = None
     owner_pid: str | None = None
+    pull: bool = False
 
 
 def up(what: What, how: How, *, dry_run: bool, json: bool) -> None:
@@ -73,10 +75,13 @@ def up(what: What, how: How, *, dry_run: bool, json: bool) -> None:
     timeout, wait = choose.seconds("--timeout", how.timeout), choose.seconds("--wait", how.wait)
     ttl, owner_pid = choose.time_to_live("--ttl", how.ttl), choose.process("--owner-pid", how.owner_pid)
     topology = what.load()
-    choose.settle(topology, building=not dry_run)
+    begun = time.monotonic()
+    choose.settle(topology, building=not dry_run, pull=how.pull, timeout=timeout)
     if dry_run:
         _show_plan(topology, json=json)
         return
+    if timeout is not None:
+        timeout = max(timeout - (time.monotonic() - begun), 0.001)
     with Progress() as progress:
         report = lab.up(
             topology,
@@ -276,7 +281,7 @@ class _Plain(NamedTuple):
 
 def _plain_up(file: str | None, flags: frozenset[str]) -> int:
     what = What(file, private="--private" in flags)
-    how = How(keep_failed="--keep-failed" in flags)
+    how = How(keep_failed="--keep-failed" in flags, pull="--pull" in flags)
     up(what, how, dry_run="--dry-run" in flags, json="--json" in flags)
     return EXIT_DONE
 
@@ -309,7 +314,7 @@ def _plain_status(lab: str | None, flags: frozenset[str]) -> int:
 
 
 _PLAIN = {
-    "up": _Plain(1, frozenset({"--private", "--dry-run", "--keep-failed", "--json"}), _plain_up),
+    "up": _Plain(1, frozenset({"--private", "--dry-run", "--keep-failed", "--pull", "--json"}), _plain_up),
     "down": _Plain(1, frozenset({"--all", "--json"}), _plain_down),
     "plan": _Plain(1, frozenset({"--private", "--json"}), _plain_plan),
     "validate": _Plain(1, frozenset({"--json"}), _plain_validate),

@@ -44,8 +44,8 @@ _NAMES = (
 )
 _CLAB = ("*.clab.yml", "*.clab.yaml")
 _IMAGES = (
-    "`netorch up` makes no root of an image yet: docker export $(docker create IMAGE) > root.tar makes one; "
-    "then write `rootfs: root.tar` instead of `image`."
+    "`netorch up` fetches the images by skopeo (`apt-get install skopeo`).  What an image runs by itself is "
+    "not run here: without a `command` its container is idle."
 )
 _HOST = "--rootfs host leaves images out: containers see the programs of the host"
 

@@ -34,8 +34,8 @@ _ELSEWHERE = frozenset(
 """Keys that are read together with others, or by ``compose``."""
 _NOTHING = {
     "expose": "nothing is hidden between containers of one bridge",
-    "pull_policy": "netorch pulls no images",
-    "pull_refresh_after": "netorch pulls no images",
+    "pull_policy": "an image is fetched where it is not here, with `netorch up --pull` always",
+    "pull_refresh_after": "`netorch up --pull` fetches images again",
     "platform": "the programs are this machine's own",
     "tty": "`netorch exec -it` and `shell` give a terminal",
     "stdin_open": "`netorch exec -i` gives standard input",

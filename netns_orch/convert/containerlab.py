@@ -42,7 +42,7 @@ _ELSEWHERE = frozenset(("kind", "group", "image", "cmd", "entrypoint", "exec", "
 _NOTHING = {
     "mgmt-ipv4": "there is no management network: a lab has exactly the interfaces of the file",
     "mgmt-ipv6": "there is no management network: a lab has exactly the interfaces of the file",
-    "image-pull-policy": "netorch pulls no images",
+    "image-pull-policy": "an image is fetched where it is not here, with `netorch up --pull` always",
     "runtime": "netorch needs no container runtime",
     "auto-remove": "`netorch down` removes a lab whole",
     "link-apply-mode": "`netorch up` changes the links of a running lab in place",

@@ -44,6 +44,7 @@ HOW_TO = {
     "nft-nat": "the kernel lacks nft_nat or nft_fib_inet (`modprobe -a nft_nat nft_fib_inet`)",
     "iptables": "install iptables (`apt-get install iptables`)",
     "ip6tables": "install ip6tables (`apt-get install iptables`)",
+    "skopeo": "install skopeo (`apt-get install skopeo`)",
     "zstd": "install zstd (`apt-get install zstd`)",
     "user-namespace": "sysctl user.max_user_namespaces is 0, or the kernel is built without CONFIG_USER_NS",
     "host:IF": "an ordinary user has no rights over the host's interfaces: leave the link out",
@@ -219,6 +220,8 @@ def _of_container(container: model.Container) -> Iterator[Need]:
     for path in container.rootfs.layers:
         if path.endswith((".zst", ".tzst")):
             yield "zstd", path, container.rootfs.where or where
+    if container.image and not container.rootfs.layers:
+        yield "skopeo", f"the image {container.image}", container.mark("image")
     if container.namespaces.user or container.nesting:
         yield "user-namespace", "a user namespace", place(container, "nesting", "namespaces")
     if container.namespaces.time_boottime is not None or container.namespaces.time_monotonic is not None:

@@ -12,12 +12,13 @@ from posixpath import normpath
 from netns_orch.errors import Where
 from netns_orch.graph.names import Problems, place
 from netns_orch.graph.wiring import Wiring
-from netns_orch.labfile import model
+from netns_orch.labfile import imagename, model
 from netns_orch.resources import HostPath
 
 _WORDS = {"missing": "there is no {}", "device": "{} is a device", "other": "{} is no directory and no file"}
 _ASKS: dict[str, tuple[frozenset[str], str]] = {
     "layer": (frozenset({"directory", "file"}), "a layer is a directory or a tar file"),
+    "image": (frozenset({"directory", "file"}), "a path is relative to the lab file"),
     "volume": (frozenset({"directory", "file", "other"}), "a volume's source is on the host: make it first"),
     "profile": (frozenset({"file"}), "seccomp is default, unconfined or the path of a profile in OCI JSON"),
     "device": (frozenset({"device"}), "`ls -l /dev` shows the host's devices, by a first letter of c or b"),
@@ -52,6 +53,8 @@ def _asked(wiring: Wiring) -> Iterator[Asked]:
     for container in wiring.topology.containers.values():
         for layer in container.rootfs.layers:
             yield layer, "layer", container.rootfs.where or container.where
+        if container.image and (path := imagename.parse(container.image).path):
+            yield path, "image", container.mark("image")
         for volume in container.volumes:
             if not volume.named:
                 yield volume.source, "volume", volume.where or place(container, "volumes")

@@ -2,10 +2,10 @@
 
 ``driver`` is the way in: one lab, one phase of its plan at a time.  Under it, by subject:
 
-- containers: ``runtime`` (their life, from outside), ``zygote`` and ``clone`` (who forks them), ``rootfs``
-  and ``layers`` (their roots), ``init`` (their PID 1), ``confine`` and ``seccomp`` (what they may do),
-  ``enter`` and ``session`` (``exec``), ``interpreter`` (all they see of ours), ``cgroups`` (what they may
-  use).
+- containers: ``runtime`` (their life, from outside), ``zygote`` and ``clone`` (who forks them), ``rootfs``,
+  ``layers`` and ``imagestore`` (their roots), ``init`` (their PID 1), ``confine`` and ``seccomp`` (what they
+  may do), ``enter`` and ``session`` (``exec``), ``interpreter`` (all they see of ours), ``cgroups`` (what
+  they may use).
 - network: ``netlink`` and ``messages`` (bytes), ``network`` (changes), ``netobserve`` (what is there).
 - checks: ``prober`` (the way in), ``probes`` and ``stream`` (packets that ask), and what they are made of.
 - rootless: ``realm`` (a lab's own namespaces, and the way in) and ``founding`` (how they come to be), by

@@ -24,8 +24,8 @@ from netns_orch.kernel.userhealth import UserHealth
 from netns_orch.resources import HostTable
 
 PROGRAMS = (
-    "nft", "iptables-restore", "ip6tables-restore", "zstd", "newuidmap", "newgidmap", "pasta", "slirp4netns",
-    "iperf3", "docker", "podman",
+    "nft", "iptables-restore", "ip6tables-restore", "zstd", "skopeo", "newuidmap", "newgidmap", "pasta",
+    "slirp4netns", "iperf3", "docker", "podman",
 )  # fmt: skip
 SYSCTLS = (
     "user.max_user_namespaces",

@@ -180,7 +180,7 @@ class LabDirectory:
                     raise _lock_held(self.name, holder) from None
                 time.sleep(_LOCK_POLL)
                 continue
-            if _same_file(fd, f"{self.path}/lock"):  # else a `down` has removed it in between
+            if same_file(fd, f"{self.path}/lock"):  # else a `down` has removed it in between
                 return fd
             os.close(fd)
 
@@ -247,7 +247,7 @@ def _run_directory_held() -> Iterator[None]:
         except OSError as error:
             raise KernelError(f"{RUN}: {error.strerror}", errno=error.errno) from error
         fcntl.flock(fd, fcntl.LOCK_EX)
-        if _same_file(fd, RUN):
+        if same_file(fd, RUN):
             break
         os.close(fd)
     try:
@@ -304,7 +304,8 @@ def _remove_shared_if_unused() -> None:
         os.rmdir(RUN)
 
 
-def _same_file(fd: int, path: str) -> bool:
+def same_file(fd: int, path: str) -> bool:
+    """Whether a descriptor is of what is at the path now."""
     try:
         there = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:

@@ -1,9 +1,9 @@
 """The lab file: ``load`` makes a ``Topology`` of it, or says all that is wrong with it.
 
 Owns: the format.  YAML with marks and limits (``yaml``, ``nodes``), types (``fields``, ``units``,
-``addresses``, ``short``), keys (``format``, ``network``, ``probes``), expansion (``variables``, ``expand``),
-the JSON Schema (``schema``), what a stranger's file may not ask for (``untrusted``), what of it is not built
-yet (``notbuilt``), and whose a file is that is none (``foreign``).  ``model`` is what comes out.
+``addresses``, ``short``, ``imagename``), keys (``format``, ``network``, ``probes``), expansion
+(``variables``, ``expand``), the JSON Schema (``schema``), what a stranger's file may not ask for
+(``untrusted``), and whose a file is that is none (``foreign``).  ``model`` is what comes out.
 Must not: look at the host, or choose an address.
 
 Nothing is imported here: the functions below fetch their modules when they are called.
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from netns_orch.errors import NetorchError
     from netns_orch.labfile.model import Topology
 
 
@@ -50,10 +49,3 @@ def loads(
     return reader.loads(
         text, file, directory, variables=variables, environ=environ, name=name, untrusted=untrusted
     )
-
-
-def unbuilt(topology: Topology) -> list[NetorchError]:
-    """What the lab uses that is not built yet."""
-    from netns_orch.labfile import notbuilt
-
-    return notbuilt.unbuilt(topology)

@@ -165,7 +165,7 @@ def _containers(
     for name, (key, value) in section.entries.items():
         row, column = place(key, value)
         at = Where(ctx.file, row + 1, column + 1, join("containers", name))
-        node = value if base is None else merged(base, value)
+        node = value if base is None else merged(_other_root(base, value), value)
         for container in _scaled(name, groups.get(name), node, ctx, at):
             made.setdefault(container.name, container)
     return made
@@ -184,6 +184,16 @@ def _defaults(defaults: Node | None, found: Found) -> Mapping | None:
         wrong = Wrong("unknown key 'scale'", keys.CONTAINER.foreign["scale"])
         found.ctx.note(found.ctx.where(key, "defaults.scale"), wrong)
     return defaults
+
+
+def _other_root(base: Mapping, own: Node) -> Mapping:
+    """The defaults for a container that says itself what its root is, in whichever of the two words."""
+    said = {"image", "rootfs"} & own.entries.keys() if isinstance(own, Mapping) else set()
+    if not said:
+        return base
+    result = Mapping(base.line, base.column, base.flow)
+    result.entries = {key: entry for key, entry in base.entries.items() if key not in ("image", "rootfs")}
+    return result
 
 
 def merged(base: Mapping, own: Node) -> Node:

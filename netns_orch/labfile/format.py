@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from netns_orch.errors import Where
-from netns_orch.labfile import addresses, hints, network, probes, short, units
+from netns_orch.labfile import addresses, hints, imagename, network, probes, short, units
 from netns_orch.labfile.fields import (
     Bool,
     Built,
@@ -165,6 +165,10 @@ ROOTFS = ByKind(
         nullable=False,
     ),
 )
+
+
+def _image(name: Any, ctx: Context, where: Where) -> str:
+    return str(name if name.path is None else name.at(ctx.absolute(name.path)))
 
 
 def _volume(values: Any, ctx: Context, where: Where) -> Volume:
@@ -360,6 +364,8 @@ def _container(values: dict[str, Any], found: Found) -> Container:
         values["environment"] = {**read, **values.get("environment", {})}
     if "image" in found.marks and "rootfs" in found.marks:
         found.note("image", "a container has either `image` or `rootfs`")
+    elif "image" in values:
+        values["rootfs"] = RootFs(where=found.marks["image"], kind="image")
     if "init" in values and not values["init"] and "command" not in found.marks:
         found.note("init", "`init: false` needs a `command`", "the command itself is PID 1 then")
     return Container(name="", where=found.where, marks=found.marks, **values)
@@ -397,7 +403,10 @@ _CONTAINER_KEYS = {
     "stop_grace_period": Key(_DURATION, "How long after it the kill comes; default 10s."),
     "hostname": Key(Text(short.hostname, "a hostname", also=("number",)), "Default: the container's name."),
     "rootfs": Key(ROOTFS, "host (default), a directory, a tar file, or {layers: [...]}."),
-    "image": Key(Text(short.image, "an image's name"), "An OCI image, instead of `rootfs`."),
+    "image": Key(
+        Built(Text(imagename.parse, "an image's name"), _image),
+        "An OCI image, instead of `rootfs`: alpine:3.20, or as skopeo says oci:DIR, docker-archive:FILE.",
+    ),
     "files": Key(
         MapOf(
             Text(block, "a text", also=("number", "boolean")),

@@ -123,7 +123,7 @@ CONTAINER = {
     "ipc": "a container always has an ipc namespace of its own",
     "tty": "`netorch exec -it` and `netorch shell` give a terminal",
     "stdin_open": "`netorch exec -i` gives standard input",
-    "build": "netorch builds no images; `rootfs` takes a directory or tar file",
+    "build": "netorch builds no images; `image` takes one that is built, such as docker-daemon:NAME:latest",
     "forwarding": "it is `router: true`",
     "ip_forward": "it is `router: true`",
     "restart_policy": "it is `restart`",

@@ -224,9 +224,12 @@ class Ready(Marked):
 
 @dataclass(slots=True, kw_only=True)
 class RootFs(Marked):
-    """The root: ``host``, or layers, lowest first (a single directory or tar file is one layer)."""
+    """The root: ``host``, or layers, lowest first (a single directory or tar file is one layer).
 
-    kind: Literal["host", "layers"] = "host"
+    Those of an image are empty until ``images`` has looked for it.
+    """
+
+    kind: Literal["host", "layers", "image"] = "host"
     layers: list[str] = field(default_factory=list)
     """Absolute paths (relative ones in the file are relative to it)."""
 
@@ -331,6 +334,7 @@ class Container(Marked):
     """None: the name."""
     rootfs: RootFs = field(default_factory=RootFs)
     image: str | None = None
+    """As ``imagename`` reads it; a path in it is absolute."""
     files: dict[str, str] = field(default_factory=dict)
     volumes: list[Volume] = field(default_factory=list)
     tmpfs: list[Tmpfs] = field(default_factory=list)

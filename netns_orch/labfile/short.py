@@ -96,13 +96,6 @@ def user(text: str) -> str:
     return text
 
 
-def image(text: str) -> str:
-    """The name of an image."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_./:@-]*", text):
-        raise Wrong(f"{shown(text)} is not the name of an image", "such as docker.io/library/alpine:3.20")
-    return text
-
-
 def capability(text: str) -> str:
     """A capability without CAP_, in upper case, or ALL."""
     bare = text.upper().removeprefix("CAP_")

@@ -7,6 +7,7 @@ capabilities, ``privileged``, ``nesting`` (it opens mounts and namespaces to the
 profile, published ports, interfaces of the host's, ``host``, commands of a check that run on the host, those
 of a scenario that write files here, name another lab or hand on this environment,
 words of rule sets that make the host's own iptables and nft read or run something.
+An image is fetched without this user's passwords.
 Forced: a user namespace for every container, and ``netns: private``, as a bridge on the host brings addresses
 and routes of the stranger's choice.  ``${VAR}`` is only what ``--var`` gives: the environment is not read.
 """
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from netns_orch.errors import Where
+from netns_orch.labfile import imagename
 from netns_orch.labfile.fields import Context
 from netns_orch.labfile.model import HOST, Container, Firewall, Topology
 from netns_orch.labfile.nodes import shown
@@ -118,10 +120,13 @@ def _reaching_out(argv: list[str]) -> str | None:
 
 def _root(container: Container, ctx: Context) -> Iterator[_Refusal]:
     where = container.rootfs.where or container.where
-    if container.rootfs.kind == "host" and container.image is None:
+    if container.rootfs.kind == "host":
         what = f"a stranger's container can't have the host's root, as {container.name} has"
         yield _Refusal(where, what, "`rootfs`: a directory or tar file beside the lab file, or `image`")
-    for layer in container.rootfs.layers:
+    image = imagename.parse(container.image) if container.image else None
+    if image and image.transport in imagename.ENGINES:
+        yield _Refusal(where, f"a stranger's container can't have {shown(str(image))} of the host's engine")
+    for layer in [image.path] if image and image.path else container.rootfs.layers:
         if not ctx.owns(layer):
             what = f"{shown(layer)} is outside of the lab's directory"
             yield _Refusal(where, what, "copy it beside the lab file")

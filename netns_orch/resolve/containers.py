@@ -70,7 +70,9 @@ def _layers(spec: model.Container, sources: Sources) -> Iterator[Layer]:
     where = spec.rootfs.where or place(spec, "rootfs")
     for number, source in enumerate(spec.rootfs.layers):
         there = sources.get(source) or HostPath(source, "missing")
-        stamp, lowest = there.stamp, number == 0 and there.kind == "directory"
+        # What an image holds was translated when it was unpacked.
+        translated = number == 0 or spec.rootfs.kind == "image"
+        stamp, lowest = there.stamp, translated and there.kind == "directory"
         id = digest([source, stamp, lowest])
         yield Layer(id=id, source=source, stamp=stamp, lowest=lowest, where=where)
 

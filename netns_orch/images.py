@@ -1,0 +1,119 @@
+"""Containers of an ``image``: it is fetched, and what it says of itself goes below what the file says.
+
+Owns: which images a lab takes, and what of an image's configuration holds for its containers.
+Must not: know how an image is fetched or kept (``kernel.imagestore``).
+
+Of the configuration (OCI image-spec, config.md) Env, User, WorkingDir and StopSignal hold where the file says
+nothing.  Entrypoint and Cmd do not: without a ``command`` a container is idle, whatever its root is made of.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from netns_orch.errors import LabFileError, NetorchError, Where
+from netns_orch.labfile import imagename, short
+from netns_orch.labfile.units import Wrong
+from netns_orch.records import replace
+
+if TYPE_CHECKING:
+    from netns_orch.kernel.imagestore import Image, Reference
+    from netns_orch.labfile.model import Container, Topology
+
+Tell = Callable[[str], None]
+_SHELLS = frozenset(("sh", "bash", "ash", "dash", "zsh", "python", "python3"))
+"""What an image runs where it is meant to be used by hand: nothing is missed."""
+
+
+def settle(
+    topology: Topology,
+    *,
+    building: bool,
+    again: bool = False,
+    timeout: float | None = None,
+    tell: Tell = lambda _: None,
+) -> None:
+    """Give the containers of images their roots; where the lab is to be built, images are fetched.
+
+    For an ordinary user this comes before his realm, where there is no network.  ``again``: those that are
+    here, too; ``timeout``: seconds for each.  ``tell`` hears what takes long, and what a user should know.
+    Without ``building`` an image that is not here has no layers.
+    Raises NetorchError, with the place of the ``image``.
+    """
+    had: dict[str, Image | None] = {}
+    idle: set[str] = set()
+    for container in topology.containers.values():
+        name, where = container.image, container.mark("image")
+        if name is None:
+            continue
+        if name not in had:
+            try:
+                had[name] = _image(
+                    name, building, again=again, anonymous=topology.untrusted, timeout=timeout, tell=tell
+                )
+            except NetorchError as error:
+                raise error.at(where) from None
+        image = had[name]
+        if image is None:
+            continue
+        container.rootfs = replace(container.rootfs, layers=image.layers)
+        _configure(container, image.config, where)
+        if building and name not in idle and container.command is None:
+            idle.add(name)
+            _hear(container, image, tell)
+
+
+def _image(name: str, building: bool, **how: Any) -> Image | None:
+    from netns_orch.kernel import imagestore
+
+    reference = _reference(name)
+    if reference.path is not None and not os.path.exists(reference.path):
+        return None  # which is told with all else that this host lacks
+    return imagestore.fetch(reference, **how) if building else imagestore.find(reference)
+
+
+def _reference(name: str) -> Reference:
+    from netns_orch.kernel.imagestore import Reference
+
+    said = imagename.parse(name)
+    registry = said.transport == imagename.REGISTRY
+    return Reference(
+        name=str(said),
+        source=f"docker://{said.rest}" if registry else str(said),
+        path=said.path,
+        changes=said.transport in imagename.ENGINES,
+        insecure=said.is_on_loopback,
+    )
+
+
+def _configure(container: Container, config: dict[str, Any], where: Where | None) -> None:
+    """What stands in the file wins; of the environment, variable by variable."""
+    said = dict(pair.split("=", 1) for pair in config.get("Env") or () if "=" in pair)
+    container.environment = {**said, **container.environment}
+    try:
+        if container.user is None and (user := config.get("User")):
+            container.user = short.user(user)
+        if container.working_dir is None and (directory := config.get("WorkingDir")):
+            container.working_dir = short.absolute(directory)
+        if "stop_signal" not in container.marks and (signal := config.get("StopSignal")):
+            container.stop_signal = short.signal(signal)
+    except Wrong as wrong:
+        what = f"{container.image} says of itself: {wrong.what}"
+        hint = "`user`, `working_dir` and `stop_signal` of the container stand above what its image says"
+        raise LabFileError([NetorchError(what, where=where, hint=hint)]) from None
+
+
+def _hear(container: Container, image: Image, tell: Tell) -> None:
+    command = [*(image.config.get("Entrypoint") or ()), *(image.config.get("Cmd") or ())]
+    if command and command[0].rpartition("/")[2] not in _SHELLS:
+        words = ", ".join(_yaml(word) for word in command)
+        tell(f"{container.name} is idle; what its image runs by itself is   command: [{words}]")
+
+
+def _yaml(word: str) -> str:
+    """A word in double quotes, which YAML reads as JSON does."""
+    import json
+
+    return json.dumps(word)

@@ -73,11 +73,9 @@ _PROGRAMS = (
     ("iptables", "iptables-restore", "iptables", "`iptables`"),
     ("ip6tables", "ip6tables-restore", "iptables", "`ip6tables`"),
     ("zstd", "zstd", "zstd", "roots in tar files with zstd"),
-    ("skopeo", "skopeo", "skopeo", "`image`: no image can be fetched"),
+    ("skopeo", "skopeo", "skopeo", "`image`"),
     ("iperf3", "iperf3", "iperf3", "throughput checks by iperf3; without it they use sockets of their own"),
 )
-_WITHOUT = frozenset(("skopeo", "iperf3"))
-"""Programs that few labs take: what is said is how it is without them."""
 
 
 def findings(health: Health) -> list[Finding]:
@@ -347,8 +345,8 @@ def _programs(health: Health) -> Iterator[Finding]:
                 f"{path}, but it fails here",
                 "the kernel lacks nf_tables, or the tables of iptables",
             )
-        state: State = "ok" if works else "note" if name in _WITHOUT else "missing"
-        means = use if name in _WITHOUT else f"no {use}"
+        state: State = "ok" if works else "note" if name == "iperf3" else "missing"
+        means = use if name == "iperf3" else f"no {use}"
         yield Finding("programs", name, state, found, "" if works else means, mend)
 
 

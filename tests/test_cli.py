@@ -35,6 +35,7 @@ from netns_orch.errors import (
 )
 from netns_orch.kernel import founding, rights, userdir
 from netns_orch.labfile import steps
+from netns_orch.labfile.model import Container
 
 RED = {
     "lab": "office",
@@ -93,7 +94,7 @@ class FakeLab:
         return SimpleNamespace(
             has_limits=False,
             name=name or Path(file).stem,
-            containers={"red": 1, "blue": 2},
+            containers={name: Container(name=name) for name in ("red", "blue")},
             bridges={"br0": 1},
             links=[1, 2],
         )
@@ -514,7 +515,13 @@ def test_up_says_what_stands(lab: FakeLab, capsys: pytest.CaptureFixture[str]) -
         (
             "up",
             "o2",
-            {"timeout": 120.0, "wait": 0.5, "keep_failed": True, "ttl": 3600.0, "owner_pid": 4711},
+            {
+                "timeout": pytest.approx(120.0, abs=60),
+                "wait": 0.5,
+                "keep_failed": True,
+                "ttl": 3600.0,
+                "owner_pid": 4711,
+            },
         ),
     ]
 

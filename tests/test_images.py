@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,12 +23,20 @@ pytestmark = [
     pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is not installed"),
 ]
 
+_SKOPEO_S = Path("/var/lib/containers")
+"""Where skopeo as root notes which registry has which blob."""
+
 
 @pytest.fixture
-def netorch(netorch: Netorch) -> Netorch:
-    """With a cache of the test's own."""
+def netorch(netorch: Netorch) -> Iterator[Netorch]:
+    """With a cache of the test's own; skopeo, too, leaves none of its own."""
     netorch.environment["NETORCH_CACHE"] = str(cache_of(netorch))
-    return netorch
+    had = _SKOPEO_S.exists()
+    yield netorch
+    if not had:
+        shutil.rmtree(_SKOPEO_S / "cache", ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _SKOPEO_S.rmdir()
 
 
 @pytest.fixture

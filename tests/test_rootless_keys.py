@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support import archives, images
 from support.ordinary import Ordinary
 from support.runner import ROOT, TOPOLOGIES, Result
 from support.waiting import PATIENCE
@@ -93,6 +94,8 @@ def _lab(run: Any, alice: Ordinary) -> Path:
     alice.take(TOPOLOGIES / "layers")
     (alice.directory / "site").mkdir()
     (alice.directory / "red.env").write_text("A=1\n")
+    base = [*archives.skeleton_entries(), archives.directory("etc")]
+    alice.take(images.layout(alice.directory.parent / "tiny", base))
     text = ALL.read_text()
     lab = alice.write(text, "all.yaml")
     lacks = {found for error in run("validate", lab, "--json", code=None).json()["errors"]
@@ -105,7 +108,7 @@ def _lab(run: Any, alice: Ordinary) -> Path:
 
 def _look(run: Any, directory: Path) -> None:
     """What shows a lab."""
-    assert len(run("ps", "--json").json()) == 11
+    assert len(run("ps", "--json").json()) == 12
     assert [row["lab"] for row in run("ls", "--json").json()] == ["all"]
     assert run("plan", "all.yaml", "--format", "json").json()["changes"] == []
     assert run("inspect", "red").json()["name"] == "red"

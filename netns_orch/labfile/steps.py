@@ -44,8 +44,8 @@ COMMANDS = {
     "init": _command("[EXAMPLE]", "--force --list --json --output= -o="),
     "up": _command(
         "[FILE]",
-        "--private --untrusted --dry-run --keep-failed --json --name= --var= --timeout= --wait= --ttl= "
-        "--owner-pid=",
+        "--private --untrusted --dry-run --keep-failed --pull --json --name= --var= --timeout= --wait= "
+        "--ttl= --owner-pid=",
     ),
     "down": _command("[LAB]", "--all --json --wait="),
     "exec": _command(
@@ -81,7 +81,7 @@ COMMANDS = {
         "--keep-failed --no-scenario --no-skip --untrusted --json --jobs= -j= --junit= --tags= --artifacts= "
         "--lab= --var=",
     ),
-    "gc": _command("", "--dry-run --json"),
+    "gc": _command("", "--dry-run --images --json"),
     "doctor": _command("", "--json --for="),
     "schema": _command("", "--json"),
     "import": _command("FILE|DIR", "--force --strict --from= --output= -o= --rootfs="),

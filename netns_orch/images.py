@@ -19,7 +19,7 @@ from netns_orch.labfile.units import Wrong
 from netns_orch.records import replace
 
 if TYPE_CHECKING:
-    from netns_orch.kernel.imagestore import Image, Reference
+    from netns_orch.kernel.imagestore import Config, Image, Reference
     from netns_orch.labfile.model import Container, Topology
 
 Tell = Callable[[str], None]
@@ -69,7 +69,8 @@ def _image(name: str, building: bool, **how: Any) -> Image | None:
     from netns_orch.kernel import imagestore
 
     reference = _reference(name)
-    if reference.path is not None and not os.path.exists(reference.path):
+    path = reference.path
+    if path is not None and not (os.path.isfile(path) or os.path.isdir(path)):
         return None  # which is told with all else that this host lacks
     return imagestore.fetch(reference, **how) if building else imagestore.find(reference)
 
@@ -88,17 +89,17 @@ def _reference(name: str) -> Reference:
     )
 
 
-def _configure(container: Container, config: dict[str, Any], where: Where | None) -> None:
+def _configure(container: Container, config: Config, where: Where | None) -> None:
     """What stands in the file wins; of the environment, variable by variable."""
-    said = dict(pair.split("=", 1) for pair in config.get("Env") or () if "=" in pair)
+    said = dict(pair.split("=", 1) for pair in config.environment)
     container.environment = {**said, **container.environment}
     try:
-        if container.user is None and (user := config.get("User")):
-            container.user = short.user(user)
-        if container.working_dir is None and (directory := config.get("WorkingDir")):
-            container.working_dir = short.absolute(directory)
-        if "stop_signal" not in container.marks and (signal := config.get("StopSignal")):
-            container.stop_signal = short.signal(signal)
+        if container.user is None and config.user:
+            container.user = short.user(config.user)
+        if container.working_dir is None and config.working_dir.strip("/"):
+            container.working_dir = short.absolute(config.working_dir)
+        if "stop_signal" not in container.marks and config.stop_signal:
+            container.stop_signal = short.signal(config.stop_signal)
     except Wrong as wrong:
         what = f"{container.image} says of itself: {wrong.what}"
         hint = "`user`, `working_dir` and `stop_signal` of the container stand above what its image says"
@@ -106,7 +107,7 @@ def _configure(container: Container, config: dict[str, Any], where: Where | None
 
 
 def _hear(container: Container, image: Image, tell: Tell) -> None:
-    command = [*(image.config.get("Entrypoint") or ()), *(image.config.get("Cmd") or ())]
+    command = image.config.command
     if command and command[0].rpartition("/")[2] not in _SHELLS:
         words = ", ".join(_yaml(word) for word in command)
         tell(f"{container.name} is idle; what its image runs by itself is   command: [{words}]")

@@ -182,6 +182,11 @@ def test_an_image_that_can_not_be_had(netorch: Netorch, registry: str) -> None:
     late = netorch("up", "--timeout", "10ms", netorch.write(red(f"{registry}/tiny")), code=1).stderr
     assert "was not here within 0.01 s" in late
     # A layer that no root can be made of: nothing of it is kept.
+    for number, wrong in enumerate(({"Env": 5}, {"User": ["x"]}, {"Cmd": ["a\0b"]})):
+        odd = tiny(netorch.directory / f"odd{number}", **wrong)
+        assert "is no image of a container" in refused(f"oci:{odd}")
+    os.mkfifo(netorch.directory / "pipe")
+    assert "no directory and no file" in refused("docker-archive:pipe", code=2)
     evil = tiny(netorch.directory / "evil", [file("../../outside", "x")])
     assert "outside" in refused(f"oci:{evil}")
     assert not (netorch.directory / "outside").exists()

@@ -35,6 +35,8 @@ _DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
 _LAYER = re.compile(r".*[./]tar(\.gzip|\+gzip|\+zstd)?$")
 _MESSAGE = re.compile(r'\bmsg=("(?:[^"\\]|\\.)*")')
 _MOST_JSON = 4 << 20
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
+"""What comes of JSON that is not what the image-spec says."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _HINTS = (
     ("policy.json", "it comes with the package golang-github-containers-common (Debian's name)"),
@@ -67,15 +69,24 @@ class Reference(NamedTuple):
     """Its registry needs no certificate."""
 
 
+class Config(NamedTuple):
+    """What an image says of its containers (image-spec, config.md: ``config``); empty where it does not."""
+
+    environment: list[str]
+    """NAME=VALUE"""
+    user: str
+    working_dir: str
+    stop_signal: str
+    command: list[str]
+    """Entrypoint and Cmd."""
+
+
 class Image(NamedTuple):
     """An image that is here."""
 
     layers: list[str]
     """Directories, or for an ordinary user archives; lowest first."""
-    config: dict[str, Any]
-    """What its containers get where nobody says otherwise (image-spec, config.md: ``config``)."""
-    architecture: str
-    """As Go calls it (GOARCH)."""
+    config: Config
 
 
 def directory() -> str:
@@ -93,7 +104,7 @@ def find(wanted: Reference) -> Image | None:
     """What the name stood for when it was fetched last; None where it, or a part of it, is not here."""
     try:
         return _read(directory(), _key(wanted))
-    except (OSError, ValueError, KeyError, TypeError, NetorchError):
+    except (OSError, *_MALFORMED):
         return None
 
 
@@ -178,8 +189,12 @@ def _pull(skopeo: str, cache: str, wanted: Reference, anonymous: bool, patience:
 
 def _refused(name: str, said: str, cache: str) -> NetorchError:
     """What skopeo said last, without its log's decoration."""
-    messages = [json.loads(text) for text in _MESSAGE.findall(said)]
-    text = str(messages[-1]) if messages else said.strip().rpartition("\n")[2]
+    messages = _MESSAGE.findall(said)
+    text = said.strip().rpartition("\n")[2]
+    if messages:
+        text = messages[-1]
+        with suppress(ValueError):  # Go's way to quote has some escapes that JSON has not
+            text = json.loads(text)
     hint = next((hint for words, hint in _HINTS if words in text), None)
     return NetorchError(f"{name} can't be had", details=text, hint=hint and hint.format(cache=cache))
 
@@ -193,7 +208,7 @@ def _unpacked(cache: str, wanted: Reference) -> Image:
         return _read(cache, _key(wanted))
     except unpack.Refused as error:
         raise NetorchError(f"{wanted.name} {error.what}", hint=error.hint) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except _MALFORMED as error:
         raise NetorchError(f"{wanted.name} is no image of a container", details=str(error)) from error
     except OSError as error:
         what = f"{wanted.name} can't be unpacked: {error.strerror}"
@@ -264,8 +279,28 @@ def _read(cache: str, key: str) -> Image:
     about = _json(_blob(cache, manifest["config"]["digest"]))
     if not layers or about.get("os", "linux") != "linux":
         raise ValueError(f"it is for {about.get('os')}" if layers else "it has no layers")
-    config = about.get("config") or {}
-    return Image(layers, dict(config), str(about.get("architecture", "")))
+    said = about.get("config") or {}
+    return Image(
+        layers,
+        Config(
+            environment=[pair for pair in _texts(said, "Env") if "=" in pair],
+            user=_text(said, "User"),
+            working_dir=_text(said, "WorkingDir"),
+            stop_signal=_text(said, "StopSignal"),
+            command=[*_texts(said, "Entrypoint"), *_texts(said, "Cmd")],
+        ),
+    )
+
+
+def _text(said: dict[str, Any], key: str) -> str:
+    value = said.get(key) or ""
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"its {key} is no text")
+    return value
+
+
+def _texts(said: dict[str, Any], key: str) -> list[str]:
+    return [_text({key: value}, key) for value in said.get(key) or []]
 
 
 def _manifest(cache: str, key: str) -> dict[str, Any]:
@@ -358,7 +393,7 @@ def _images(cache: str) -> Iterator[tuple[str, str, Image | None]]:
         if not key.startswith(_NEW):
             try:
                 yield key, str(_record(cache, key)["name"]), _read(cache, key)
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, *_MALFORMED):
                 yield key, key, None
 
 

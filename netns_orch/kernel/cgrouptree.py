@@ -10,16 +10,14 @@ A directory about to be made is announced on its parent first: a kill in between
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from netns_orch.errors import KernelError
 from netns_orch.kernel import cgroupfiles as files
+from netns_orch.kernel import filelock, realm
 from netns_orch.kernel import hierarchies as trees
-from netns_orch.kernel import realm
 from netns_orch.kernel.hierarchies import Hierarchy
 
 PARENT = "netorch"
@@ -27,8 +25,7 @@ LEAF = ".netorch"
 """v2: where netorch's own processes go when their cgroup must be an inner node."""
 _NO_SETTINGS = (".pressure", ".peak", ".reclaim")
 _PATIENCE = 30.0
-_LOOK = 0.001
-"""Seconds: to wait for a lock, and between two tries."""
+"""Seconds to wait for a lock."""
 
 
 def base_of(lab_directory: str) -> str:
@@ -74,17 +71,10 @@ def _locked(base: str) -> Iterator[None]:
     Whoever may read the directory can hold its lock: KernelError rather than to wait for him for ever.
     """
     descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    deadline = time.monotonic() + _PATIENCE
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    what = f"somebody holds the lock of {base} for more than {_PATIENCE:g} s"
-                    raise KernelError(what, hint=f"fuser -v {base}   tells who") from None
-                time.sleep(_LOOK)
+        if not filelock.take(descriptor, _PATIENCE):
+            what = f"somebody holds the lock of {base} for more than {_PATIENCE:g} s"
+            raise KernelError(what, hint=f"fuser -v {base}   tells who")
         yield
     finally:
         os.close(descriptor)

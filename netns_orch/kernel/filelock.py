@@ -8,13 +8,13 @@ from __future__ import annotations
 import fcntl
 import time
 
-_LOOK = 0.02
-"""Seconds between two looks."""
+_FIRST, _LONGEST = 0.001, 0.1
+"""Seconds between two looks: at first, and when it takes longer."""
 
 
 def take(descriptor: int, patience: float) -> bool:
     """Lock it, for this process alone, until it is closed; False where others have it for ``patience`` s."""
-    deadline = time.monotonic() + patience
+    deadline, pause = time.monotonic() + patience, _FIRST
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -22,4 +22,5 @@ def take(descriptor: int, patience: float) -> bool:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
-            time.sleep(_LOOK)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST)

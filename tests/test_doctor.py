@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from support.runner import ROOT, Netorch
 
 from netns_orch import doctor
-from netns_orch.kernel import facts, health, rights
+from netns_orch.kernel import facts, founding, health, mountinfo, rights
 from netns_orch.kernel.health import PROGRAMS, Health
 from netns_orch.kernel.userhealth import UserHealth
 
@@ -204,3 +205,14 @@ def test_a_file_that_asks_for_what_is_missing(netorch: Netorch) -> None:
     done = netorch("doctor", "--for", file, code=1)
     assert f"error: {kind} is missing, which" in done.stderr
     assert "hint: " in done.stderr
+
+
+def test_a_chroot_is_named_before_an_engine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel makes no user namespace for who is in one (unshare(2)), whatever /.dockerenv says."""
+    monkeypatch.setattr(rights, "container", lambda: "docker")
+    line = "36 25 0:31 / {} rw,relatime - tmpfs tmpfs rw"
+    for point, said in (("/usr", "this is a chroot"), ("/", "the engine of this container")):
+        mount = mountinfo.Mount(line.format(point))
+        monkeypatch.setattr(mountinfo, "of", lambda process, mount=mount: [mount])
+        refused = founding.refused(errno.EPERM, "make a user namespace")
+        assert f"something forbids it here: {said}" in (refused.hint or "")

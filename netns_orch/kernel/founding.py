@@ -301,9 +301,14 @@ def refused(number: int, doing: str) -> PermissionNeeded | KernelError:
 
 
 def _who_forbids() -> str:
+    chroot = "this is a chroot, and the kernel lets nobody in one make user namespaces"
+    if rights.is_chroot():
+        return f"{chroot}; run it outside, or as root"
     engine, devcontainer = rights.container(), rights.is_devcontainer()
     if engine or devcontainer:
         return f"the engine of this container; {rights.how_to_get(engine, devcontainer)}"
+    if not rights.is_filtered():
+        return f"a security module, or {chroot}"
     return "a container's seccomp filter, a security module"
 
 

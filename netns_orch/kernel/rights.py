@@ -53,6 +53,22 @@ def is_devcontainer() -> bool:
     return any(os.environ.get(name) == "true" for name in _DEVCONTAINER)
 
 
+def is_chroot() -> bool:
+    """Whether the root of this process is for certain a chroot: not where a mount begins.
+
+    An ordinary user can't tell one that is a mount's top from the root of his mount namespace (chroot(2)).
+    """
+    from netns_orch.kernel import mountinfo
+
+    return not any(mount.point == "/" for mount in mountinfo.of("/proc/self"))
+
+
+def is_filtered() -> bool:
+    """Whether a seccomp filter is upon this process (proc_pid_status(5))."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        return any(line.split() == ["Seccomp:", "2"] for line in file)
+
+
 def how_to_get(engine: str, devcontainer: bool) -> str:
     """How root gets the rights of root; ``engine`` is whose container this is, empty for none."""
     if devcontainer:

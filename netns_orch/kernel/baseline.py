@@ -84,12 +84,13 @@ _NEIGHBOURS = {
     "retrans_time_ms": "1000",
     "ucast_solicit": "3",
 }
+_PING = "ipv4/ping_group_range"
 _OTHERS = (
     ("ipv4/conf/all/accept_source_route", "0"),
     ("ipv4/conf/default/accept_source_route", "1"),
     # 1: no link-local address by itself; an interface that is to have one is switched on by its own setting
     ("ipv6/conf/default/addr_gen_mode", "1"),
-    ("ipv4/ping_group_range", "0\t2147483647"),
+    (_PING, "0\t2147483647"),  # or as far as there are groups
     ("ipv4/ip_unprivileged_port_start", "0"),
     ("ipv4/tcp_congestion_control", "cubic"),
     # What a bridge does must not depend on whether the host has loaded br_netfilter.
@@ -126,6 +127,9 @@ def needed(net: int) -> tuple[tuple[str, str], ...]:
             now = _read(net, name)
         except OSError:
             continue  # this kernel has none
+        if name == _PING:
+            first, last = _groups()
+            value = f"{first}\t{min(int(value.split()[1]), last)}"
         if now != value or name.rpartition("/")[2] in _TOUCHED_BY_FORWARDING:
             rows.append((name, value))
     return tuple(rows)
@@ -138,6 +142,26 @@ def write(net: int, rows: tuple[tuple[str, str], ...]) -> None:
             _write(net, name, value)
         except OSError:
             continue
+
+
+def _groups() -> tuple[int, int]:
+    """The first and the last group of a range that is all there are in this user namespace, if possible.
+
+    The kernel refuses a range beyond them, and takes it for empty where the host's id of its last one is
+    lower than that of its first: an ordinary user's own id, which is 0 here, may be higher than his
+    subordinate ones (user_namespaces(7), icmp(7)).
+    """
+    try:
+        with open("/proc/self/gid_map", encoding="ascii") as file:
+            ranges = sorted([int(word) for word in line.split()] for line in file)
+    except OSError:
+        ranges = [[0, 0, 2**32 - 1]]  # a kernel without user namespaces
+    last = highest = 0
+    for first, outside, count in ranges:
+        if first > last + 1:
+            break
+        last, highest = first + count - 1, outside + count - 1
+    return (0 if ranges[0][1] <= highest else 1), last
 
 
 def _read(net: int, name: str) -> str:

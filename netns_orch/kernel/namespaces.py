@@ -8,6 +8,7 @@ Must not: change the namespaces of the calling thread, or know what a lab is.
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import os
 import socket
@@ -22,6 +23,7 @@ from netns_orch.errors import KernelError
 T = TypeVar("T")
 CLONE_NEWNET = 0x4000_0000
 SO_NETNS_COOKIE = 71
+_PF_EXITING = 4
 
 
 class Abandoned(Exception):
@@ -43,8 +45,22 @@ def netns_cookie() -> int:
 
 
 def open_netns(pid: int) -> int:
-    """A file descriptor of the network namespace of ``pid``; an OSError where the process is gone."""
-    return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    """A file descriptor of the network namespace of ``pid``; an OSError where the process is gone.
+
+    Of one that is ending, newer kernels show an ordinary user nothing, with another error: it is gone, too.
+    """
+    try:
+        return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        if _is_ending(pid):
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+        raise
+
+
+def _is_ending(pid: int) -> bool:
+    """By its flags (proc_pid_stat(5), field 9; PF_EXITING of the kernel's sched.h)."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return bool(int(file.read().rpartition(b")")[2].split()[6]) & _PF_EXITING)
 
 
 @functools.cache

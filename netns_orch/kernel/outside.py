@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from netns_orch.errors import KernelError, Where
-from netns_orch.kernel import realm, uplabs, userdir
+from netns_orch.kernel import realm, rundir, uplabs, userdir
 from netns_orch.kernel import syscalls as sc
 from netns_orch.kernel.realm import Realm
 
@@ -207,7 +207,7 @@ def connect(here: Realm, ports: Sequence[Port]) -> None:
         if ports:
             raise failures[0]
         about["failed"] = "; ".join(f"{error.what}: {_last_line(error.details)}" for error in failures)
-    Path(sign).write_text(json.dumps(about), "ascii")
+    rundir.replace_file(sign, json.dumps(about))
 
 
 def _last_line(said: str | None) -> str:

@@ -30,12 +30,19 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, default)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """As an ordinary user, what needs root is skipped."""
-    for item in items if view.ROOTLESS else ():
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """As an ordinary user, what needs root is skipped; the rest is in one of both runs."""
+    if not (view.ROOTLESS or view.INSIDE):
+        return
+    elsewhere = []
+    for item in items:
         mark = item.get_closest_marker("root_only")
-        if reason := mark.args[0] if mark else ordinary.ROOT_ONLY.get(item.name):
+        if (item.get_closest_marker("in_process") is not None) is not view.INSIDE:
+            elsewhere.append(item)
+        elif reason := mark.args[0] if mark else ordinary.ROOT_ONLY.get(item.name):
             item.add_marker(pytest.mark.skip(reason=f"as an ordinary user: {reason}"))
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +56,7 @@ def outer() -> Iterator[TestHost]:
     if view.ROOTLESS and (reason := ordinary.why_not(ordinary.ALICE)):
         pytest.skip(reason)
     host = TestHost()
-    host.enter()
+    host.enter(namespaces=not view.INSIDE)
     everybody: AbstractContextManager[list[Path]] = nullcontext([])
     with ordinary.everywhere() if view.ROOTLESS else everybody as host.given:
         yield host

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import yaml
+from support import view
 from support.runner import ROOT
 
 import netorch
@@ -138,6 +139,7 @@ def office(name: str) -> netorch.Topology:
 
 
 @pytest.mark.kernel
+@view.IN_PROCESS
 def test_a_lab_in_the_hands_of_a_program() -> None:
     with netorch.up(office("office"), private=True) as lab:
         red, blue = lab["red"], lab["blue"]
@@ -192,16 +194,18 @@ def test_a_lab_in_the_hands_of_a_program() -> None:
 
 
 @pytest.mark.kernel
+@view.IN_PROCESS
 def test_what_fails_names_the_line_of_code_and_leaves_nothing() -> None:
     t = office("office")
     t.container("green", setup=["exit 3"])
     with pytest.raises(netorch.NetorchError) as caught:
         netorch.up(t)
     first = test_what_fails_names_the_line_of_code_and_leaves_nothing.__code__.co_firstlineno
-    assert f"{HERE}:{first + 3}:1  containers.green" in str(caught.value)
+    assert f"{HERE}:{first + 4}:1  containers.green" in str(caught.value)
 
 
 @pytest.mark.kernel
+@view.IN_PROCESS
 def test_threads_are_each_where_they_are() -> None:
     """A thread in a container's network leaves the others where they are."""
     with netorch.up(office("office")) as lab:

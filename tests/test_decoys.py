@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import cgroups, snapshot
+from support import cgroups, snapshot, view
 from support.outer import run
 from support.runner import Netorch
 
 from netns_orch.resources import GROUP_FIRST
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, view.ON_THE_HOST]
 LAB = """
 name: office
 bridges: {br0: 10.60.0.1/24}

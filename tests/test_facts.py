@@ -6,12 +6,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support import view
 from support.nodes import Node, bridge
 from support.outer import run
 
 from netns_orch.kernel import facts, netfilter
 from netns_orch.kernel.facts import host_facts, upstream_dns
 
+pytestmark = view.IN_PROCESS
 kernel = pytest.mark.kernel
 
 
@@ -70,9 +72,9 @@ def _works(*argv: str) -> bool:
         ("bridge", "ip link add x type bridge"),
         ("veth", "ip link add x type veth peer name y"),
         ("vlan", "ip link add link lo name x type vlan id 5"),
+        ("vlan-filter", "ip link add x type bridge vlan_filtering 1"),
         ("vxlan", "ip link add x type vxlan id 5 dstport 4789"),
         ("bond", "ip link add x type bond"),
-        ("vlan-filter", "ip link add x type bridge vlan_filtering 1"),
         ("vrf", "ip link add x type vrf table 5"),
         ("wireguard", "ip link add x type wireguard"),
         ("netem", "tc qdisc add dev lo root netem delay 1ms"),
@@ -96,6 +98,7 @@ def test_all_features_at_once(host: object) -> None:
 
 
 @kernel
+@view.LIMITS
 def test_controllers(host: object) -> None:
     assert "cgroup:memory" in facts.features(frozenset({"cgroup:memory", "cgroup:nosuch"}))
     assert facts.features(frozenset({"cgroup:nosuch"})) == frozenset()

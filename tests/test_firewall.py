@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
+from support import view
 from support.nodes import Node, bridge, node, reaches
 from support.outer import TestHost, run
 
@@ -17,7 +18,7 @@ from netns_orch.errors import KernelError, MissingFeature, Where
 from netns_orch.kernel import firewall, netfilter
 from netns_orch.resources import Firewall
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, view.IN_PROCESS]
 
 
 class Pids:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import cgroups, snapshot
+from support import cgroups, snapshot, view
 from support.faults import faulted
 from support.runner import TOPOLOGIES, Netorch
 from support.waiting import until
 
-from netns_orch.kernel.rundir import LabDirectory, host_id
+from netns_orch.kernel.rundir import host_id
 from netns_orch.lease import NO_END, Lease
 
 pytestmark = pytest.mark.kernel
@@ -49,7 +49,9 @@ def test_what_killed_runs_left_goes_and_a_healthy_lab_stays(netorch: Netorch) ->
         assert "three-tier: `up` was killed half-way: 4 containers" in listed and "container web" in listed
         assert "red-blue" not in listed
         snapshot.assert_equal(before)
-        with LabDirectory("three-tier", host_id()).locked("up"):  # somebody is at it again
+        (lock,) = view.run_directory("three-tier").glob("three-tier.*/lock")
+        with lock.open() as held:  # somebody is at it again
+            fcntl.flock(held, fcntl.LOCK_EX)
             assert reasons(netorch) == {}
         assert reasons(netorch) == {"three-tier": "`up` was killed half-way"}
         assert netorch("gc").stdout == ""
@@ -70,6 +72,7 @@ def test_a_converging_up_that_was_killed(netorch: Netorch) -> None:
     snapshot.assert_equal(clean)
 
 
+@pytest.mark.root_only("without its files a lab of a user's ends, as tests/test_rootless.py shows")
 def test_labs_without_a_run_directory_are_found_by_their_marks(netorch: Netorch) -> None:
     clean = snapshot.take()
     netorch("up", RED_BLUE)
@@ -85,6 +88,7 @@ def test_labs_without_a_run_directory_are_found_by_their_marks(netorch: Netorch)
     snapshot.assert_equal(clean)
 
 
+@view.ON_THE_HOST
 def test_empty_leftovers(netorch: Netorch) -> None:
     clean = snapshot.take()
     RUN.mkdir(mode=0o700)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support import view
 from support.nodes import Node, bridge, node
 from support.outer import run
 from support.waiting import until
@@ -19,7 +20,7 @@ from netns_orch.kernel import hostsysctl, hosttable, netfilter, rundir
 from netns_orch.kernel.hostsysctl import acquire, observe, release
 from netns_orch.resources import GROUP_FIRST, HostSysctl, HostTable
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, view.IN_PROCESS]
 ON4 = {"net.ipv4.ip_forward": "1"}
 ON6 = {"net.ipv6.conf.all.forwarding": "1"}
 BOTH = {**ON4, **ON6}

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support import outside
+from support import outside, view
 from support.nodes import Node, bridge, node, reaches
 from support.outer import TestHost, run
 from support.waiting import until
@@ -18,7 +18,7 @@ from netns_orch.kernel import hosttable
 from netns_orch.kernel.conntrack import flush_conntrack
 from netns_orch.resources import GROUP_FIRST, HostTable
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, view.IN_PROCESS]
 SYSCTLS = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 
 

@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import archives
+from support import archives, view
 from support.archives import Entry, device, directory, file, hard_link, symlink
 
 from netns_orch.errors import KernelError, Where
 from netns_orch.kernel import layers, rundir, unpack
 from netns_orch.resources import Layer
 
-pytestmark = pytest.mark.kernel  # owners, devices and trusted attributes need root
-OPAQUE = "trusted.overlay.opaque"
+pytestmark = [pytest.mark.kernel, view.IN_PROCESS]  # owners and attributes need root
+OPAQUE = "user.overlay.opaque" if view.INSIDE else "trusted.overlay.opaque"
 
 
 class Box:
@@ -248,6 +248,7 @@ def test_a_hard_link_to_a_link_links_the_link(box: Box) -> None:
     assert box.is_untouched()
 
 
+@view.NO_DEVICES
 def test_devices_are_nodes_in_the_layer_and_nothing_else(box: Box) -> None:
     before = os.stat("/dev/null")
     root = box.unpack(device("dev/null", tarfile.CHRTYPE, 1, 3), device("dev/sda", tarfile.BLKTYPE, 8, 0))

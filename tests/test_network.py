@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import view
 from support.outer import TestHost
 from support.waiting import until
 
@@ -42,7 +44,7 @@ from netns_orch.resources import (
     VirtualInterface,
 )
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, view.IN_PROCESS]
 GROUP = GROUP_FIRST + 0x77
 LAB, ID = "lab", "abc"
 WHERE = Where("lab.yaml", 9, 14)
@@ -786,6 +788,18 @@ def test_an_interrupt_ends_the_worker_too(lab: Callable[..., Lab]) -> None:
         signal.signal(signal.SIGALRM, previous)
     assert seen.is_set()
     assert [thread.name for thread in threading.enumerate() if thread.name == "netns"] == []
+
+
+def test_who_can_not_be_looked_into_and_has_ended_is_gone(host: TestHost) -> None:
+    """A container's PID 1 is so; to an ordinary user some kernels refuse it, instead of finding nothing."""
+    script = "import ctypes; ctypes.CDLL(None).prctl(4, 0); print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as it:
+        assert it.stdout is not None and it.stdout.readline() == b"\n"
+        it.kill()
+        until(lambda: ") Z " in Path(f"/proc/{it.pid}/stat").read_text(), "its end")
+        with pytest.raises((FileNotFoundError, ProcessLookupError)):
+            namespaces.open_netns(it.pid)
 
 
 def test_a_call_in_a_namespace_sees_its_sysctls(lab: Callable[..., Lab]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import outside, snapshot
+from support import outside, snapshot, view
 from support.faults import faulted
 from support.nodes import QUIET
 from support.outer import run
@@ -26,6 +26,7 @@ from netns_orch.labfile.model import Host, Port, Topology
 from netns_orch.resources import HostFacts, PortHolder
 from netns_orch.uplink import resolve as resolve_uplink
 
+pytestmark = view.IN_PROCESS  # of the realm: pasta leads from the host to its ports
 kernel = pytest.mark.kernel
 HOST4 = outside.HOST_ADDRESSES[0].partition("/")[0]
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support.runner import ROOT, SECONDS
 
+ROOTS = pytest.mark.root_only("tests/test_rootless.py runs pytest with the plugin as an ordinary user")
+
 LAB = """\
 bridges: {br0: 10.0.0.1/24}
 containers: {red: , blue: }
@@ -125,6 +127,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.mark.kernel
+@ROOTS
 def test_fixtures_and_lab_files(project: Path) -> None:
     done = run(project)
     assert outcome(done) == {"passed": 8}, done.stdout + done.stderr
@@ -132,6 +135,7 @@ def test_fixtures_and_lab_files(project: Path) -> None:
 
 
 @pytest.mark.kernel
+@ROOTS
 def test_side_by_side(project: Path) -> None:
     """Each worker has labs of its own, of the same files."""
     for copy in range(2):
@@ -141,6 +145,7 @@ def test_side_by_side(project: Path) -> None:
 
 
 @pytest.mark.kernel
+@ROOTS
 def test_a_failure_is_told_by_the_checks_own_words_and_leaves_artefacts(project: Path) -> None:
     tests = "lab.yaml", "test_lab.py::test_built_in_code"
     done = run(project, *tests, "--netorch-artifacts", "kept", FAIL="1")

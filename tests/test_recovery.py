@@ -6,12 +6,12 @@ strikes within them, at system calls.
 
 from __future__ import annotations
 
+import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
-from support import snapshot
+from support import snapshot, view
 from support.faults import FAULTED, faulted
 from support.runner import TOPOLOGIES, Netorch
 from support.waiting import PATIENCE
@@ -20,12 +20,14 @@ pytestmark = pytest.mark.kernel
 MOST_STEPS = 30
 ERRORS = ("EPERM", "ENOSPC", "EBUSY", "ENOMEM", "EINTR")
 LAYERS = TOPOLOGIES / "layers"
-MORE = """
-defaults: {resources: {memory: 256M, pids: 64, cpus: 0.5}}
-"""
-BOX = f"""containers:
+LIMITS = ("memory: 256M, pids: 64", "memory: 256M, pids: 65")
+DEFAULTS = f"\ndefaults: {{resources: {{{LIMITS[0]}, cpus: 0.5}}}}\n"
+if view.ROOTLESS:  # no cgroup is delegated to the user of the tests
+    LIMITS = ("ip_default_ttl: 64", "ip_default_ttl: 65")
+    DEFAULTS = f"\ndefaults: {{sysctls: {{net.ipv4.{LIMITS[0]}}}}}\n"
+BOX = """containers:
   box:
-    rootfs: {{layers: [{LAYERS}/base.tar.gz, {LAYERS}/site]}}
+    rootfs: {layers: [layers/base.tar.gz, layers/site]}
     volumes: ["/usr:/usr:ro", "notes:/srv/notes"]
     setup: [touch /srv/notes/done]
 """
@@ -33,17 +35,18 @@ BOX = f"""containers:
 
 @pytest.fixture
 def lab(netorch: Netorch) -> Path:
-    """The lab file."""
+    """The lab file, with layers beside it."""
+    shutil.copytree(LAYERS, netorch.directory / "layers", symlinks=True)
     text = (TOPOLOGIES / "three-tier.yaml").read_text()
     text = text.replace("containers:\n", BOX, 1).replace("links:\n", "links:\n  - [box, front]\n", 1)
-    return netorch.write(text + MORE, "tiers.yaml")
+    return netorch.write(text + DEFAULTS, "tiers.yaml")
 
 
 def changed(lab: Path) -> Path:
-    """Converging: a limit, a route, a command, a cable and a container more."""
+    """Converging: a limit (or a sysctl), a route, a command, a cable and a container more."""
     text = lab.read_text()
     for old, new in (
-        ("pids: 64", "pids: 65"),
+        LIMITS,
         ("routes: [10.5.2.0/23 via 10.5.1.1]", "routes: [10.5.0.0/16 via 10.5.1.1]"),
         ("touch /srv/notes/done", "touch /srv/notes/again"),
         ("containers:\n", "containers:\n  more:\n"),
@@ -135,6 +138,6 @@ def test_a_converging_up_killed_or_refused_at_each_step(netorch: Netorch, lab: P
 def test_without_any_file_of_ours_down_finds_all_of_it(netorch: Netorch, lab: Path) -> None:
     before = snapshot.take()
     netorch("up", lab)
-    subprocess.run(["rm", "-rf", "/run/netorch"], check=True)
-    netorch("down", "tiers")
+    shutil.rmtree(view.HOLDERS[0] if view.ROOTLESS else "/run/netorch")
+    netorch("down", "tiers")  # of a user's lab, which ends with its files, nothing is left to find
     snapshot.assert_equal(before)

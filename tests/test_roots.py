@@ -240,7 +240,7 @@ def test_a_volume_inside_a_volume_and_one_over_etc(netorch: Netorch) -> None:
     assert os.listdir(netorch.directory / "etc") == ["hosts"]
 
 
-@pytest.mark.root_only("makes device nodes, which the kernel lets nobody do in a user namespace")
+@view.NO_DEVICES
 def test_a_device_is_a_node_of_its_own_and_allowed(netorch: Netorch) -> None:
     node = netorch.directory / "node"
     os.mknod(node, stat.S_IFBLK | 0o640, os.makedev(7, 0))

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import cgroups, snapshot
+from support import cgroups, snapshot, view
 from support.outer import TestHost, run
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, view.IN_PROCESS]
 
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
@@ -110,7 +110,7 @@ def _process(undo: Undo) -> None:
         (_rule, "+ rule6 32765: from 2001:db8:77::/48 lookup 77"),
         (_neighbour, "+ neighbour 203.0.113.77 dev uplink"),
         (_table, "+ nft table inet left"),
-        (_cgroup, "+ cgroup "),
+        pytest.param(_cgroup, "+ cgroup ", marks=view.LIMITS),
         (_file, "+ file /run/netorch-left -rw"),
         (_symlink, "+ file /run/left lrwxrwxrwx 0:0 -> /nowhere"),
         (_mount, "+ mount /run/mnt"),

@@ -8,7 +8,7 @@ import sys
 import pytest
 from support.runner import ROOT, SECONDS
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.root_only("of scripts that are root's")]
 
 
 @pytest.mark.parametrize(

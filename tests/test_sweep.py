@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from support import cgroups, syscalls
+from support import cgroups, syscalls, view
 from support.runner import ROOT, SECONDS, TOPOLOGIES, Netorch
 from support.syscalls import KILL, Call
 from support.waiting import until
@@ -28,7 +28,8 @@ SAMPLE = [
 @pytest.mark.kernel
 @pytest.mark.skipif(syscalls.why_not() is not None, reason=syscalls.why_not() or "")
 def test_a_sample() -> None:
-    command = [sys.executable, ROOT / "scripts/sweep", "--only", *SAMPLE]
+    whose = ["--rootless"] if view.ROOTLESS else []
+    command = [sys.executable, ROOT / "scripts/sweep", *whose, "--only", *SAMPLE]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS * 3, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not reached" not in done.stdout, "the sample strikes at nothing any more: choose other calls"
@@ -56,6 +57,7 @@ def test_of_two_processes_that_make_a_container_the_one_that_failed_says_why(
 
 
 @pytest.mark.kernel
+@view.LIMITS
 def test_of_a_down_that_came_to_the_labs_own_cgroups_the_next_leaves_none(netorch: Netorch) -> None:
     netorch("up", TOPOLOGIES / "red-blue.yaml")
     pids = [container["pid"] for container in netorch("ps", "red-blue", "--json").json()]
@@ -77,6 +79,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.kernel
+@view.ON_THE_HOST
 def test_a_run_netns_that_was_just_being_made_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: object) -> None:
         raise Killed

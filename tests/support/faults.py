@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from netns_orch import lab
+from netns_orch import lab, rootless
 from netns_orch.errors import KernelError, NetorchError
 from netns_orch.plan import Phase
 from support.waiting import PATIENCE
@@ -24,10 +24,12 @@ FAULTED = 3
 
 def faulted(what: str, step: int, kind: str, file: Path) -> int:
     """Run with a fault; its exit code, negative where it was killed."""
-    from support.runner import ROOT
+    from support.runner import ROOT, Netorch
 
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    argv = [sys.executable, "-m", "support.faults", what, str(file), str(step), kind]
+    *whose, module = Netorch.argv()
+    assert module == "netns_orch"
+    argv = [*whose, "support.faults", what, str(file), str(step), kind]
     seconds = 120 * PATIENCE
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     assert done.returncode in (0, FAULTED, -signal.SIGKILL), done.stderr
@@ -54,10 +56,13 @@ def main(what: str, file: str, at: str, kind: str) -> int:
     topology = lab.load(file)
     fault = Fault(int(at), kind)
     try:
-        if what == "up":
-            lab.up(topology, step=fault)
-        else:
-            lab.down(topology.name, step=fault)
+        with rootless.command():
+            if what == "up":
+                rootless.settle(topology, building=True)
+                lab.up(topology, step=fault)
+            else:
+                rootless.enter(topology.name)
+                lab.down(topology.name, step=fault)
     except NetorchError as error:
         print(error, file=sys.stderr)
         return FAULTED

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from support import view
-from support.runner import ROOT, Netorch
+from support.runner import ROOT, SECONDS, Netorch
 from support.waiting import until
 
 _NEEDED = """
@@ -85,7 +85,7 @@ class Ordinary(Netorch):
         self.uid = uid
         found = python(uid)
         assert found is not None, "asked before"
-        self._python, paths = found
+        self.interpreter, paths = found
         self.prefix = tuple(as_user(uid))
         home, self.runtime = base / f"home{uid}", base / f"run{uid}"
         for directory in (home, self.runtime):
@@ -97,7 +97,7 @@ class Ordinary(Netorch):
 
     def argv(self, *words: str | Path, python: tuple[str, ...] = ()) -> list[str]:  # type: ignore[override]
         """The command line that runs ``netorch`` as this user."""
-        return [*self.prefix, self._python, *python, "-m", "netns_orch", *map(str, words)]
+        return [*self.prefix, self.interpreter, *python, "-m", "netns_orch", *map(str, words)]
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run any program as this user."""
@@ -107,22 +107,22 @@ class Ordinary(Netorch):
             env={**self.environment, **environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=SECONDS,
             check=False,
         )
 
     def python(self, script: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a Python script as this user."""
-        return self.run(self._python, "-c", script, *words)
+        return self.run(self.interpreter, "-c", script, *words)
 
     def module(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a module of Python's (``-m``) as this user."""
-        return self.run(self._python, "-m", *words, **environment)
+        return self.run(self.interpreter, "-m", *words, **environment)
 
     def begin(self, script: str) -> subprocess.Popen[str]:
         """Start a Python script as this user, and leave it running."""
         return subprocess.Popen(
-            [*self.prefix, self._python, "-c", script],
+            [*self.prefix, self.interpreter, "-c", script],
             cwd=self.directory,
             env=self.environment,
             stderr=subprocess.PIPE,
@@ -206,7 +206,7 @@ ROOT_ONLY = {
 """Shipped topologies that an ordinary user can't pass, and why; other tests have the mark ``root_only``."""
 
 
-def _known() -> dict[str, str]:
+def known() -> dict[str, str]:
     """Files of /etc that know the user, as adduser(8) leaves them."""
     ids = f"{ALICE}:{view.FIRST_SUBORDINATE}:65536\n"
     users = Path("/etc/passwd").read_text() + f"alice:x:{ALICE}:{ALICE}::/:/bin/sh\n"
@@ -218,11 +218,16 @@ def _give(directories: Iterable[Path]) -> None:
     for directory in directories:
         for parent, _, files in os.walk(directory):
             for path in (parent, *(os.path.join(parent, name) for name in files)):
-                found = os.lstat(path)
-                if found.st_uid == 0:
-                    os.chown(path, ALICE, ALICE, follow_symlinks=False)
-                    if stat.S_ISREG(found.st_mode):  # set-user-ID goes with the owner
-                        os.chmod(path, stat.S_IMODE(found.st_mode))
+                with contextlib.suppress(FileNotFoundError):  # a test may have something come and go
+                    _give_one(path)
+
+
+def _give_one(path: str) -> None:
+    found = os.lstat(path)
+    if found.st_uid == 0:
+        os.chown(path, ALICE, ALICE, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode):  # set-user-ID goes with the owner
+            os.chmod(path, stat.S_IMODE(found.st_mode))
 
 
 @contextlib.contextmanager
@@ -232,7 +237,7 @@ def everywhere() -> Iterator[list[Path]]:
     assert found is not None, "asked before"
     program, paths = found
     original = Netorch.__init__, Netorch.argv
-    with place() as base, covered(_known(), base):
+    with place() as base, covered(known(), base):
         home, runtime, cache = base / "home", base / "run", base / "cache"
         for directory in (home, runtime, cache):
             directory.mkdir(mode=0o700)

@@ -52,8 +52,18 @@ class TestHost:
         self._before: list[cgroups.Position] = []
         self._cgroup = f"netorch-tests-{os.getpid()}"
 
-    def enter(self) -> None:
-        """Move this process into namespaces and cgroups of its own; there is no way back but its end."""
+    def enter(self, *, namespaces: bool = True) -> None:
+        """Move this process into namespaces and cgroups of its own; there is no way back but its end.
+
+        Without ``namespaces`` it is where it shall be, in the realm of an ordinary user: that is wired.
+        """
+        if namespaces:
+            self._namespaces()
+        else:
+            Path("/run/netns").mkdir()  # a realm keeps it to its end
+        self._wire()
+
+    def _namespaces(self) -> None:
         self._before = cgroups.enter_own(self._cgroup)
         libc = ctypes.CDLL(None, use_errno=True)
         _done(libc.unshare(CLONE_NEWNS | CLONE_NEWNET), "unshare")
@@ -66,14 +76,14 @@ class TestHost:
         Path("/run/mount").mkdir()  # mount(8) would make it, and no test shall be blamed for that
         for name, value in SYSCTLS.items():
             Path("/proc/sys", *name.split(".")).write_text(value)
-        self._wire()
 
     def close(self) -> None:
         """End what was started; EBUSY names the cgroup that a test left something in."""
         if self._outside is not None and self._outside.stdin is not None:
             self._outside.stdin.close()
             self._outside.wait(timeout=30 * PATIENCE)
-        cgroups.leave_own(self._before, self._cgroup)
+        if self._before:
+            cgroups.leave_own(self._before, self._cgroup)
 
     @property
     def outside_pid(self) -> int:

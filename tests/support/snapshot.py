@@ -19,11 +19,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from support import cgroups
+from support import cgroups, view
 from support.outer import run
 from support.waiting import until
 
 Snapshot = Mapping[str, str]
+_OF_A_REALM = "/run/.netorch-"
+"""What a realm keeps to its end, for all containers that are made in it."""
 NAMESPACES = ("mnt", "uts", "ipc", "pid", "net", "cgroup", "user", "time")
 _VOLATILE = re.compile(r"_timer$|^stats|^ifindex$|^link_index$|_life_time$")
 _FROM_MODULES = re.compile(r"^sysctl net[./](netfilter|bridge|vrf)[./]|^sysctl net\.(ipv4|ipv6)\.netfilter")
@@ -42,6 +44,7 @@ def take() -> Snapshot:
         _mounts,
         _cgroups,
         lambda: _files("/run", "file"),
+        lambda: (found for top in view.HOLDERS for found in _files(str(top.parent), "file")),
         lambda: _files("/etc", "etc"),
         _sysctls,
     ):
@@ -157,7 +160,8 @@ def _legacy() -> Iterator[tuple[str, str]]:
 
 def _mounts() -> Iterator[tuple[str, str]]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        yield f"mount {line.split(' ')[4]} ({line.split(' ')[0]})", line
+        if not (view.INSIDE and line.split(" ")[4].startswith(_OF_A_REALM)):
+            yield f"mount {line.split(' ')[4]} ({line.split(' ')[0]})", line
 
 
 def _cgroups() -> Iterator[tuple[str, str]]:
@@ -174,6 +178,9 @@ def _cgroups() -> Iterator[tuple[str, str]]:
 def _files(top: str, kind: str) -> Iterator[tuple[str, str]]:
     """Every file below ``top``: mode, owner, target of a link, size and digest of a regular file."""
     for directory, subdirectories, names in os.walk(top):
+        if view.INSIDE:
+            kept = [name for name in subdirectories if f"{directory}/{name}".startswith(_OF_A_REALM)]
+            subdirectories[:] = [name for name in subdirectories if name not in kept]
         for name in sorted(subdirectories + names):
             path = os.path.join(directory, name)
             try:
@@ -199,9 +206,11 @@ def _content(path: str, _inode: int, _changed: int) -> str:
         with open(path, "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()[:12]
     except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return f"namespace {_inode}"  # one that ip-netns(8) has pinned
+        if error.errno == errno.EINVAL:
+            return f"namespace {_inode}"  # one that ip-netns(8) has pinned
+        if error.errno == errno.EACCES and view.INSIDE:
+            return "the host's root's"
+        raise
 
 
 def _sysctls() -> Iterator[tuple[str, str]]:

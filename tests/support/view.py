@@ -17,7 +17,9 @@ from netns_orch import lab as lab_room
 from support import outer
 from support.runner import Netorch
 
-ROOTLESS = bool(os.environ.get("NETORCH_TEST_ROOTLESS"))
+INSIDE = os.environ.get("NETORCH_TEST_ROOTLESS") == "inside"
+"""Whether this process itself is an ordinary user's, in the realm of a lab (``inside``)."""
+ROOTLESS = bool(os.environ.get("NETORCH_TEST_ROOTLESS")) and not INSIDE
 """Whether all labs are an ordinary user's (scripts/test-rootless)."""
 NETNS = "private" if ROOTLESS else "host"
 """Where the bridges of a lab are whose file does not say."""
@@ -32,10 +34,12 @@ FIRST_SUBORDINATE = 200_000
 NO_CGROUP = "limits: no cgroup is delegated to the user of the tests"
 LIMITS = pytest.mark.root_only(NO_CGROUP)
 NO_PAUSE = pytest.mark.root_only("pauses a container: no cgroup is delegated to the user of the tests")
+NO_DEVICES = pytest.mark.root_only("makes device nodes, which the kernel lets nobody do in a user namespace")
 RANGE = pytest.mark.root_only("a range of ids of its own: a container of a user's has those of the lab")
-IN_PROCESS = pytest.mark.root_only("calls netorch in the tests' own process, which is root")
 ON_THE_HOST = pytest.mark.root_only("about the host itself, which no lab of a user's touches")
 """Marks of tests that an ordinary user can't pass."""
+IN_PROCESS = pytest.mark.in_process
+"""The mark of tests that call netorch in their own process: an ordinary user's is in a realm (``inside``)."""
 
 
 def holder(lab: str | None = None) -> int:

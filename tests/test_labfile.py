@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
@@ -584,6 +586,13 @@ def test_the_schema_is_json_and_describes_every_key() -> None:
     for definition in [schema, *schema["$defs"].values()]:
         assert definition["additionalProperties"] is False
         assert all(value["description"] for value in definition["properties"].values())
+
+
+def test_the_manuals_table_of_keys_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/keys", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

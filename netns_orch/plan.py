@@ -298,6 +298,8 @@ def drift_of(change: Change) -> dict[str, Any]:
     found = differences(change.before, change.after)
     entry["expected"] = {name: plain(new) for name, (_, new) in found.items()}
     entry["found"] = {name: plain(old) for name, (old, _) in found.items()}
+    if not found:
+        return entry | {"what": f"is to be made anew: {change.cause}"}
     return entry | {"what": "differs: " + ", ".join(found)}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from netns_orch.plan import Phase, Plan, diff, restarted
+from netns_orch.plan import Phase, Plan, diff, drift_of, restarted
 from netns_orch.resources import (
     HOST,
     Address,
@@ -110,6 +110,8 @@ def test_a_changed_setup_makes_its_container_anew() -> None:
         ("create", "setup red"),
     ]
     assert ("anew", "container red") in actions(diff(lab("red"), before))
+    anew = next(change for change in diff(after, before).changes if change.resource.key == "container red")
+    assert drift_of(anew)["what"] == "is to be made anew: its setup changed", "nothing of it differs itself"
 
 
 def test_a_changed_command_does_not() -> None:

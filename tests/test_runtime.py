@@ -19,9 +19,10 @@ from support import cgroups, view
 from support.waiting import until
 
 from netns_orch.capabilities import DEFAULT_CAPABILITIES, mask
-from netns_orch.errors import KernelError
+from netns_orch.errors import KernelError, Where
 from netns_orch.kernel import baseline, mountinfo, output, realm, rootfs, runtime, users
 from netns_orch.kernel import syscalls as sc
+from netns_orch.kernel.interrupts import Interrupted
 
 pytestmark = view.IN_PROCESS
 kernel = pytest.mark.kernel
@@ -785,3 +786,34 @@ def test_too_many_open_files_leave_none_behind(tmp_path: Path) -> None:
     site.close()
     os.close(site.report)
     assert open_now() == before
+
+
+def test_a_timeout_names_the_containers_that_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume of a network's file system whose server is gone keeps mount(2) waiting."""
+    mount = {"kind": "bind", "source": "/srv/far", "target": "/srv", "options": "", "read_only": False}
+    spec: Any = {"mounts": [mount]}
+    where = Where("lab.yaml", 3, 3)
+    orders = [
+        runtime.CreateOrder(name=name, spec=spec, digest="", directory=tmp_path, where=where)
+        for name in ("red", "blue")
+    ]
+    answers: Iterator[Any] = iter([{"id": 2, "pid": 7, "start_time": 8}, Interrupted("not up after 5 s")])
+
+    def receive() -> Any:
+        answer = next(answers, {"id": 1})
+        if isinstance(answer, Interrupted):
+            raise answer
+        return answer
+
+    zygote = runtime.Zygote()
+    monkeypatch.setattr(zygote, "_send", lambda text: None)
+    monkeypatch.setattr(zygote, "_receive", receive)
+    monkeypatch.setattr(runtime, "_order_json", lambda order, number: "")
+    made = zygote.create(orders)
+    assert next(made).name == "blue"
+    with pytest.raises(Interrupted) as told:
+        next(made)
+    assert told.value.where == where
+    assert told.value.hint == (
+        "not made by then: red\na file system that does not answer keeps its container waiting: /srv/far"
+    )

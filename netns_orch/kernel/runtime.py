@@ -21,9 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from netns_orch.errors import KernelError, Where
+from netns_orch.errors import EXIT_FAILED, KernelError, Where
 from netns_orch.kernel import idranges, ids, init, interpreter, namespaces, realm, users
 from netns_orch.kernel import syscalls as sc
+from netns_orch.kernel.interrupts import Interrupted
 from netns_orch.kernel.rundir import boot_id, make_directories, process_start_time, replace_file
 from netns_orch.records import dataclass
 from netns_orch.resources import ContainerSpec, ProcessSpec
@@ -169,6 +170,9 @@ class Zygote:
                 if done is None or "pid" not in message:
                     raise _create_error(done, message)
                 yield Created(done.name, message["pid"], message["start_time"])
+        except Interrupted as interrupted:
+            _tell_unmade(interrupted, list(pending.values()))
+            raise
         finally:
             self._cancel(pending)
 
@@ -271,6 +275,17 @@ def _order_json(order: CreateOrder, number: int) -> str:
             "record": record,
         }
     )
+
+
+def _tell_unmade(interrupted: Interrupted, unmade: Sequence[CreateOrder]) -> None:
+    """A time-out says for whom, and what may not answer; whoever pressed ctrl-C saw it."""
+    if unmade and interrupted.exit_code == EXIT_FAILED:
+        hints = [f"not made by then: {', '.join(order.name for order in unmade)}"]
+        mounts = [mount for order in unmade for mount in order.spec["mounts"] if mount["kind"] == "bind"]
+        if mounts:
+            sources = ", ".join(dict.fromkeys(mount["source"] for mount in mounts))
+            hints.append(f"a file system that does not answer keeps its container waiting: {sources}")
+        interrupted.at(unmade[0].where).hint = "\n".join(hints)
 
 
 def _create_error(order: CreateOrder | None, message: Mapping[str, Any]) -> KernelError:

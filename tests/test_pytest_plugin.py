@@ -208,3 +208,19 @@ def test_the_plugin_costs_no_imports_until_it_is_used(tmp_path: Path) -> None:
     )
     done = run(tmp_path)
     assert outcome(done) == {"passed": 1}, done.stdout
+
+
+def test_which_files_are_tests(project: Path) -> None:
+    """Lab files that prove something, where pytest looks at all; and none where nobody wants that."""
+    (project / "build").mkdir()
+    (project / "build" / "lab.yaml").write_text(LAB)
+    (project / "unproven.yaml").write_text(LAB.partition("checks:")[0])
+    (project / "other.yaml").write_text("spec:\n  containers: [a]\n  checks: [b]\n")
+
+    def collected(*words: str) -> set[str]:
+        done = run(project, "--collect-only", "-q", *words)
+        return {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
+
+    assert collected() == {"lab.yaml", "test_lab.py"}
+    assert collected("-o", "norecursedirs=", "build") == {"build/lab.yaml"}
+    assert collected("-o", "netorch_collect=false") == {"test_lab.py"}

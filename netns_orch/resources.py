@@ -250,6 +250,14 @@ class HostPort(Resource):
 # -- containers ----------------------------------------------------------------------------------
 
 
+def shares_of_weight(weight: int) -> int:
+    """v1 cpu.shares (2 to 262144) of a v2 weight (1 to 10000): the runtimes' curve, 100 is 1024."""
+    from math import log10, sqrt
+
+    level = (sqrt(125**2 + 4 * 612 * (log10(weight) + 7 / 34)) - 125) / 2
+    return min(262_144, max(2, round(2**level)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cgroup(Resource):
     """The cgroup of a container, with its limits (None: none written)."""

@@ -31,7 +31,7 @@ from netns_orch.kernel import (
 )
 from netns_orch.kernel.cgroups import Hierarchies, Paths
 from netns_orch.records import replace
-from netns_orch.resources import Cgroup
+from netns_orch.resources import Cgroup, shares_of_weight
 
 kernel = pytest.mark.kernel
 ID = f"abc{os.getpid():x}"  # other test processes may see these cgroups
@@ -146,10 +146,10 @@ class TestLimits:
         for shares, weight in ((2, 1), (512, 59), (1024, 100), (262_144, 10_000)):
             assert cgrouplimits.weight_of_shares(shares) == weight
         for weight, shares in ((1, 2), (100, 1024), (10_000, 262_144)):
-            assert cgrouplimits.shares_of_weight(weight) == shares
+            assert shares_of_weight(weight) == shares
 
     def test_every_weight_has_shares_that_the_kernel_takes(self) -> None:
-        shares = [cgrouplimits.shares_of_weight(weight) for weight in range(1, 10_001)]
+        shares = [shares_of_weight(weight) for weight in range(1, 10_001)]
         assert shares == sorted(shares)
         assert shares[0] >= 2 and shares[-1] <= 262_144
 

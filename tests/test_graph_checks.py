@@ -618,6 +618,7 @@ def test_a_taken_name_and_a_missing_interface_are_errors() -> None:
         ("netem", lab(link(end("a", impairment=Impairment(delay=0.01)), "b"), a=box(), b=box())),
         ("netem", lab(link(end("a", impairment=Impairment(rate=1, loss=1.0)), "b"), a=box(), b=box())),
         ("tbf", lab(link(end("a", impairment=Impairment(rate=1000)), "b"), a=box(), b=box())),
+        ("tbf", lab(link(end("a", impairment=Impairment(rate=9, limit=5)), "b"), a=box(), b=box())),
         ("vlan", lab(link("a", "b"), a=box(interfaces=[inside("v", "vlan", parent="eth0", id=5)]), b=box())),
         ("vlan-filter", lab(link("a", end("sw", vlan=PortVlan(access=10))), a=box(), sw=bridge())),
         ("nft", lab(br0=bridge("10.0.0.1/24"))),

@@ -446,6 +446,9 @@ def test_pyroute2_reads_our_tbf() -> None:
     assert parameters["rate"] == 6_250_000
     assert parameters["limit"] == 25_000 + 625_000
     assert linkinfo.decode_impairment("tbf", options, "c", "eth0").rate == 50_000_000
+    for limit in (None, 1, 5, 1000):
+        asked = Qdisc(owner="c", ifname="eth0", rate=1_000_000, limit=limit)
+        assert linkinfo.decode_impairment("tbf", linkinfo.tbf_options(asked), "c", "eth0") == asked
     assert linkinfo.only_rate(qdisc)
     assert not linkinfo.only_rate(Qdisc(owner="c", ifname="eth0", rate=1, delay=0.1))
 

@@ -141,6 +141,7 @@ containers:
       vx: {vxlan: 5, local: 10.0.0.1, remote: 10.0.0.2, parent: eth1}
       mv: {macvlan: private, parent: eth1, mac: "02:00:00:00:00:01"}
     namespaces: {time: {boottime: 1d}}
+    resources: {cpu_weight: 200}
   b:
 links:
   - [a:eth1, sw: {trunk: [10, 20], native: 1}]
@@ -166,6 +167,7 @@ links:
         "ethtool -K eth4 gro off gso off tso off tx off",
         "--propagation private --uts --ipc --net --pid --cgroup --time --boottime 86400",
         "    a) echo --time ;;",
+        "limit a cpu cpu.shares 2452 cpu.weight 200",
     ):
         assert line in text, line
 

@@ -210,7 +210,7 @@ def _impairment(end: model.Endpoint) -> Iterator[Need]:
     said = [name for name in model.Impairment.__slots__ if getattr(end.impairment, name) is not None]
     if not said:
         return
-    feature = "tbf" if said == ["rate"] else "netem"
+    feature = "tbf" if "rate" in said and {"rate", "limit"}.issuperset(said) else "netem"
     yield feature, f"`{said[0]}`", place(end, *said)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from netns_orch.errors import KernelError, MissingFeature
-from netns_orch.resources import Cgroup
+from netns_orch.resources import Cgroup, shares_of_weight
 
 PERIOD = 100_000
 """Microseconds: the period that a CPU quota is given for."""
@@ -156,12 +156,6 @@ def _cpus_v2(limits: Cgroup) -> list[Write]:
 def _read_cpus_v2(read: Read) -> tuple[Any, ...]:
     quota, _, period = (read("cpu.max") or "max").partition(" ")
     return (None if quota == "max" else int(quota) / int(period),)
-
-
-def shares_of_weight(weight: int) -> int:
-    """v1 cpu.shares (2 to 262144) of a v2 weight (1 to 10000): the runtimes' curve, 100 is 1024."""
-    level = (math.sqrt(125**2 + 4 * 612 * (math.log10(weight) + 7 / 34)) - 125) / 2
-    return min(262_144, max(2, round(2**level)))
 
 
 def weight_of_shares(shares: int) -> int:

@@ -339,7 +339,7 @@ def decode_impairment(kind: str, options: bytes, owner: str, ifname: str) -> Qdi
     """A netem or tbf discipline as a resource, rounded to what a person would write."""
     facts = qdisc_facts(kind, options)
     if kind == "tbf":
-        return Qdisc(owner=owner, ifname=ifname, rate=int(facts[0]) * 8)
+        return _decode_tbf(Qdisc(owner=owner, ifname=ifname, rate=int(facts[0]) * 8), int(facts[1]))
     delay, jitter, limit, loss, duplicate, corrupt, reorder, rate = (int(fact) for fact in facts)
     return Qdisc(
         owner=owner,
@@ -353,6 +353,11 @@ def decode_impairment(kind: str, options: bytes, owner: str, ifname: str) -> Qdi
         rate=rate * 8 if rate else None,
         limit=None if limit == NETEM_LIMIT else limit,
     )
+
+
+def _decode_tbf(qdisc: Qdisc, queue: int) -> Qdisc:
+    _, burst, usual = _tbf_sizes(qdisc)
+    return qdisc if queue == usual else replace(qdisc, limit=max(0, round((queue - burst) / FRAME)))
 
 
 def _percent(share: int) -> float | None:

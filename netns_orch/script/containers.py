@@ -10,11 +10,20 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
-from netns_orch.resources import Cgroup, Container, HostsFile, Layer, NetnsName, Process, Setup, State
+from netns_orch.resources import (
+    Cgroup,
+    Container,
+    HostsFile,
+    Layer,
+    NetnsName,
+    Process,
+    Setup,
+    State,
+    shares_of_weight,
+)
 from netns_orch.script.words import Lines, comment, function, heredoc, word, words
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_SHARES_100 = 1024
 
 
 def tables(state: State) -> Lines:
@@ -97,8 +106,8 @@ def _limits(cgroup: Cgroup) -> Iterator[tuple[str, str, str, str, str]]:
         yield "cpu", "cpu.cfs_period_us", str(period), "cpu.max", f"{quota} {period}"
         yield "cpu", "cpu.cfs_quota_us", str(quota), "cpu.max", f"{quota} {period}"
     if cgroup.cpu_weight is not None:
-        shares = max(2, cgroup.cpu_weight * _SHARES_100 // 100)
-        yield "cpu", "cpu.shares", str(shares), "cpu.weight", str(cgroup.cpu_weight)
+        shares = str(shares_of_weight(cgroup.cpu_weight))
+        yield "cpu", "cpu.shares", shares, "cpu.weight", str(cgroup.cpu_weight)
     if cgroup.cpuset is not None:
         yield "cpuset", "cpuset.cpus", cgroup.cpuset, "cpuset.cpus", cgroup.cpuset
     if cgroup.memory is not None:

@@ -64,8 +64,10 @@ def images(*, dry_run: bool = False) -> Iterator[Found]:
     """The images in this user's cache that no lab uses, each removed (not with ``dry_run``)."""
     from netns_orch.kernel import imagestore, layers
 
-    in_use = [layer.source for lab in lab_directories() for layer in layers.observe(lab.path)]
-    for name in imagestore.unused(in_use) if dry_run else imagestore.remove(in_use):
+    def in_use() -> Iterator[str]:
+        return (layer.source for lab in lab_directories() for layer in layers.observe(lab.path))
+
+    for name in imagestore.unused(in_use()) if dry_run else imagestore.remove(in_use):
         yield Found(None, "an image that no lab uses", (name,), removed=not dry_run)
 
 

@@ -50,9 +50,8 @@ def settle(
             continue
         if name not in had:
             try:
-                had[name] = _image(
-                    name, building, again=again, anonymous=topology.untrusted, timeout=timeout, tell=tell
-                )
+                wanted = _reference(name, anonymous=topology.untrusted)
+                had[name] = _image(wanted, building, again=again, timeout=timeout, tell=tell)
             except NetorchError as error:
                 raise error.at(where) from None
         image = had[name]
@@ -65,17 +64,16 @@ def settle(
             _hear(container, image, tell)
 
 
-def _image(name: str, building: bool, **how: Any) -> Image | None:
+def _image(reference: Reference, building: bool, **how: Any) -> Image | None:
     from netns_orch.kernel import imagestore
 
-    reference = _reference(name)
     path = reference.path
     if path is not None and not (os.path.isfile(path) or os.path.isdir(path)):
         return None  # which is told with all else that this host lacks
     return imagestore.fetch(reference, **how) if building else imagestore.find(reference)
 
 
-def _reference(name: str) -> Reference:
+def _reference(name: str, anonymous: bool) -> Reference:
     from netns_orch.kernel.imagestore import Reference
 
     said = imagename.parse(name)
@@ -86,6 +84,7 @@ def _reference(name: str) -> Reference:
         path=said.path,
         changes=said.transport in imagename.ENGINES,
         insecure=said.is_on_loopback,
+        anonymous=anonymous,
     )
 
 
@@ -95,7 +94,7 @@ def _configure(container: Container, config: Config, where: Where | None) -> Non
     container.environment = {**said, **container.environment}
     try:
         if container.user is None and config.user:
-            container.user = short.user(config.user)
+            container.user = short.user(config.user.removesuffix(":"))  # no group, as for Docker
         if container.working_dir is None and config.working_dir.strip("/"):
             container.working_dir = short.absolute(config.working_dir)
         if "stop_signal" not in container.marks and config.stop_signal:

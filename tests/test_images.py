@@ -83,7 +83,11 @@ def test_an_image_of_a_registry(netorch: Netorch, registry: str) -> None:
     netorch("exec", "red", "sh", "-c", "echo mine >/srv/page")
     assert [row["path"] for row in netorch("diff", "--json", "red").json()] == ["/srv", "/srv/page"]
     assert netorch("plan", "--json", lab_file).json()["changes"] == []
-    assert netorch("gc", "--images", "--json").json() == [], "it is in use"
+    link = netorch.directory / "link"
+    link.symlink_to(cache_of(netorch))
+    for cache in (cache_of(netorch), link):
+        gone = netorch("gc", "--images", "--json", environment={"NETORCH_CACHE": str(cache)}).json()
+        assert gone == [], "it is in use"
     # The tag is moved: what is here stays, until it is asked for.
     changed = tiny(netorch.directory / "changed", [file("srv/page", "two\n")])
     images.push(changed, f"{registry}/a/tiny:v1")
@@ -103,7 +107,7 @@ def test_an_image_of_a_registry(netorch: Netorch, registry: str) -> None:
 
 def test_what_an_image_says_of_itself_is_below_what_the_file_says(netorch: Netorch) -> None:
     config = {
-        "Env": ["COLOR=blue", "SIZE=1=2"],
+        "Env": ["COLOR=blue", "SIZE=1=2", "=x", "y"],
         "User": "web:8",
         "WorkingDir": "/srv",
         "StopSignal": "SIGUSR1",
@@ -182,7 +186,7 @@ def test_an_image_that_can_not_be_had(netorch: Netorch, registry: str) -> None:
     late = netorch("up", "--timeout", "10ms", netorch.write(red(f"{registry}/tiny")), code=1).stderr
     assert "was not here within 0.01 s" in late
     # A layer that no root can be made of: nothing of it is kept.
-    for number, wrong in enumerate(({"Env": 5}, {"User": ["x"]}, {"Cmd": ["a\0b"]})):
+    for number, wrong in enumerate(({"Env": 5}, {"User": ["x"]}, {"Cmd": ["a\0b"]}, {"Env": ["A=\ud800"]})):
         odd = tiny(netorch.directory / f"odd{number}", **wrong)
         assert "is no image of a container" in refused(f"oci:{odd}")
     os.mkfifo(netorch.directory / "pipe")
@@ -194,7 +198,12 @@ def test_an_image_that_can_not_be_had(netorch: Netorch, registry: str) -> None:
     index["manifests"][0]["digest"] = "sha256:../../../../../../etc/passwd"
     (evil / "index.json").write_text(json.dumps(index))
     assert "can't be had" in refused(f"oci:{evil}")
+    assert not any(
+        name.startswith(".new") for part in ("images", "layers") for name in names(cache_of(netorch) / part)
+    )
+    (cache_of(netorch) / "mine").touch()
     netorch("gc", "--images")
+    assert names(cache_of(netorch)) == ["mine"], "what somebody else keeps in the directory stays"
 
 
 def test_a_stranger_s_image(netorch: Netorch, tmp_path_factory: pytest.TempPathFactory) -> None:

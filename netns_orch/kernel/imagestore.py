@@ -29,13 +29,14 @@ PATIENCE = 3600.0
 """Seconds that the fetching of an image may take, where nobody says less."""
 _ROOTS = "/var/cache/netorch"
 _RECORD = "netorch.json"
+_PARTS = ("images", "blobs", "layers")
 _NEW = ".new-"
 """What names of half made things begin with; only who has the lock makes any."""
 _DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
 _LAYER = re.compile(r".*[./]tar(\.gzip|\+gzip|\+zstd)?$")
 _MESSAGE = re.compile(r'\bmsg=("(?:[^"\\]|\\.)*")')
 _MOST_JSON = 4 << 20
-_MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What comes of JSON that is not what the image-spec says."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _HINTS = (
@@ -67,6 +68,8 @@ class Reference(NamedTuple):
     """It may be another one each time, and costs little to get: an engine of this host has it."""
     insecure: bool = False
     """Its registry needs no certificate."""
+    anonymous: bool = False
+    """Fetched without this user's passwords; so one that took them to get is another one."""
 
 
 class Config(NamedTuple):
@@ -112,15 +115,13 @@ def fetch(
     wanted: Reference,
     *,
     again: bool = False,
-    anonymous: bool = False,
     timeout: float | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Image:
     """What the name stands for, fetched where it is not here, or ``again``; ``tell`` hears of that.
 
     What lies in a file or directory is fetched when that has changed, what an engine has each time.
-    ``anonymous``: without this user's passwords.  NetorchError where it can't be had within ``timeout``
-    seconds; MissingFeature without skopeo.
+    NetorchError where it can't be had within ``timeout`` seconds; MissingFeature without skopeo.
     """
     cache = directory()
     if not again and (found := _current(wanted)) is not None:
@@ -130,9 +131,16 @@ def fetch(
         found = None if again else _current(wanted)  # another process may have got it meanwhile
         if found is None:
             tell(f"fetching {wanted.name}")
-            _clean(cache)
-            _pull(skopeo, cache, wanted, anonymous, timeout or PATIENCE)
-            found = _unpacked(cache, wanted)
+            try:
+                _clean(cache)
+                _pull(skopeo, cache, wanted, timeout or PATIENCE)
+                found = _unpacked(cache, wanted)
+            except BaseException as error:
+                with suppress(OSError, NetorchError):
+                    _clean(cache)  # else a full disk stays full
+                if isinstance(error, OSError):
+                    raise _failed(f"{wanted.name} can't be kept", error, cache) from error
+                raise
         return found
 
 
@@ -146,7 +154,8 @@ def _current(wanted: Reference) -> Image | None:
 
 
 def _key(wanted: Reference) -> str:
-    return hashlib.sha256(wanted.name.encode()).hexdigest()[:32]
+    name = f"{wanted.name} anonymous" if wanted.anonymous else wanted.name
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def _stamp(wanted: Reference) -> str:
@@ -163,8 +172,8 @@ def _stamp(wanted: Reference) -> str:
 # -- fetching ------------------------------------------------------------------------------------
 
 
-def _pull(skopeo: str, cache: str, wanted: Reference, anonymous: bool, patience: float) -> None:
-    for part in ("images", "blobs", "layers"):
+def _pull(skopeo: str, cache: str, wanted: Reference, patience: float) -> None:
+    for part in _PARTS:
         rundir.make_directories(f"{cache}/{part}")
     place = f"{cache}/images/{_NEW}{_key(wanted)}"
     os.mkdir(place, 0o700)
@@ -172,7 +181,7 @@ def _pull(skopeo: str, cache: str, wanted: Reference, anonymous: bool, patience:
     command = [skopeo, "copy", "--quiet", "--dest-shared-blob-dir", f"{cache}/blobs"]
     if wanted.insecure:
         command.append("--src-tls-verify=false")
-    if anonymous:
+    if wanted.anonymous:
         command.append("--src-no-creds")
     done = hostcommand.run([*command, wanted.source, "oci:image:latest"], patience, place)
     if done.timed_out:
@@ -210,11 +219,12 @@ def _unpacked(cache: str, wanted: Reference) -> Image:
         raise NetorchError(f"{wanted.name} {error.what}", hint=error.hint) from error
     except _MALFORMED as error:
         raise NetorchError(f"{wanted.name} is no image of a container", details=str(error)) from error
-    except OSError as error:
-        what = f"{wanted.name} can't be unpacked: {error.strerror}"
-        hint = f"the cache is in {cache}; another place: {VARIABLE}=DIRECTORY"
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-        raise KernelError(what, errno=error.errno, hint=hint if full else None) from error
+
+
+def _failed(what: str, error: OSError, cache: str) -> KernelError:
+    hint = f"the cache is in {cache}; another place: {VARIABLE}=DIRECTORY"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return KernelError(f"{what}: {error.strerror}", errno=error.errno, hint=hint if full else None)
 
 
 def _unpack(cache: str, digest: str) -> None:
@@ -228,6 +238,9 @@ def _unpack(cache: str, digest: str) -> None:
     into = os.open(place, _DIRECTORY)
     try:
         unpack.unpack(_blob(cache, digest), into)
+    except unpack.Refused:
+        os.unlink(_blob(cache, digest))  # torn when this host lost its power, perhaps: to be fetched anew
+        raise
     finally:
         os.close(into)
     os.sync()
@@ -283,7 +296,7 @@ def _read(cache: str, key: str) -> Image:
     return Image(
         layers,
         Config(
-            environment=[pair for pair in _texts(said, "Env") if "=" in pair],
+            environment=[pair for pair in _texts(said, "Env") if pair.find("=") > 0],
             user=_text(said, "User"),
             working_dir=_text(said, "WorkingDir"),
             stop_signal=_text(said, "StopSignal"),
@@ -294,7 +307,7 @@ def _read(cache: str, key: str) -> Image:
 
 def _text(said: dict[str, Any], key: str) -> str:
     value = said.get(key) or ""
-    if not isinstance(value, str) or "\0" in value:
+    if not isinstance(value, str) or re.search("[\0\ud800-\udfff]", value):
         raise ValueError(f"its {key} is no text")
     return value
 
@@ -352,35 +365,75 @@ def _digest(text: str) -> tuple[str, str]:
 
 
 def unused(in_use: Iterable[str]) -> list[str]:
-    """The names of the images of which no layer is among the directories ``in_use``."""
-    cache, used = directory(), set(in_use)
+    """The names of the images of which no layer is among the directories or files ``in_use``."""
+    used = _names(in_use)
     return sorted(
-        name for _, name, image in _images(cache) if image is None or not used.intersection(image.layers)
+        name
+        for _, name, image in _images(directory())
+        if image is None or not used.intersection(_names(image.layers))
     )
 
 
-def remove(in_use: Iterable[str]) -> list[str]:
-    """Remove those that ``unused`` names, and what then belongs to none; their names."""
-    cache, used = directory(), set(in_use)
+def remove(in_use: Callable[[], Iterable[str]]) -> list[str]:
+    """Remove those that ``unused`` names, and what then belongs to none; their names.
+
+    ``in_use`` is asked when the cache is this process's alone, and once more before anything is lost: a lab
+    that is built meanwhile keeps its layers, or does not find them.
+    """
+    cache = directory()
     if not os.path.isdir(cache):
         return []
-    gone = []
-    with _locked(cache, None):
-        _clean(cache)
-        kept: set[str] = set()
-        for key, name, image in list(_images(cache)):
-            if image is not None and used.intersection(image.layers):
-                manifest = _manifest(cache, key)
-                index = _json(f"{cache}/images/{key}/image/index.json")
-                kept.update(each["digest"] for each in (index["manifests"][0], manifest["config"]))
-                kept.update(_layers(cache, manifest))
-            else:
-                rundir.remove_tree(f"{cache}/images/{key}")
-                gone.append(name)
-        _keep(cache, {_hex(digest) for digest in kept} | {os.path.basename(path) for path in used})
-        if not kept and not os.listdir(f"{cache}/images"):
-            rundir.remove_tree(cache)
+    try:
+        with _locked(cache, None):
+            _clean(cache)
+            gone = _remove(cache, in_use)
+            if not any(os.path.isdir(f"{cache}/{part}") for part in _PARTS):
+                os.unlink(f"{cache}/lock")
+                with suppress(OSError):  # it is the user's own, and something else is in it
+                    os.rmdir(cache)
+    except OSError as error:
+        raise _failed("unused images can't be removed", error, cache) from error
     return sorted(gone)
+
+
+def _remove(cache: str, in_use: Callable[[], Iterable[str]]) -> list[str]:
+    used, gone = _names(in_use()), []
+    kept = set(used)
+    for key, name, image in list(_images(cache)):
+        if image is not None and used.intersection(_names(image.layers)):
+            manifest = _manifest(cache, key)
+            index = _json(f"{cache}/images/{key}/image/index.json")
+            kept.update(_hex(each["digest"]) for each in (index["manifests"][0], manifest["config"]))
+            kept.update(_hex(digest) for digest in _layers(cache, manifest))
+        else:
+            rundir.remove_tree(f"{cache}/images/{key}")
+            gone.append(name)
+    layers = f"{cache}/layers"
+    aside = _entries(layers) - kept
+    for name in aside:
+        os.rename(f"{layers}/{name}", f"{layers}/{_NEW}{name}")
+    for name in aside & _names(in_use()):
+        os.rename(f"{layers}/{_NEW}{name}", f"{layers}/{name}")
+    _clean(cache)
+    for algorithm in ("sha256", "sha512"):
+        for name in _entries(f"{cache}/blobs/{algorithm}") - kept:
+            os.unlink(f"{cache}/blobs/{algorithm}/{name}")
+    for part in ("blobs/sha256", "blobs/sha512", *_PARTS):
+        with suppress(OSError):
+            os.rmdir(f"{cache}/{part}")
+    return gone
+
+
+def _names(paths: Iterable[str]) -> set[str]:
+    """What layers are called, wherever the cache is said to be: there may be links on the way."""
+    return {os.path.basename(path) for path in paths}
+
+
+def _entries(path: str) -> set[str]:
+    try:
+        return set(os.listdir(path))
+    except FileNotFoundError:
+        return set()
 
 
 def _images(cache: str) -> Iterator[tuple[str, str, Image | None]]:
@@ -395,14 +448,3 @@ def _images(cache: str) -> Iterator[tuple[str, str, Image | None]]:
                 yield key, str(_record(cache, key)["name"]), _read(cache, key)
             except (OSError, *_MALFORMED):
                 yield key, key, None
-
-
-def _keep(cache: str, names: set[str]) -> None:
-    """Remove the blobs and layers of other names."""
-    for algorithm in ("sha256", "sha512"):
-        with suppress(FileNotFoundError):
-            for name in set(os.listdir(f"{cache}/blobs/{algorithm}")) - names:
-                os.unlink(f"{cache}/blobs/{algorithm}/{name}")
-    with suppress(FileNotFoundError):
-        for name in set(os.listdir(f"{cache}/layers")) - names:
-            rundir.remove_tree(f"{cache}/layers/{name}")

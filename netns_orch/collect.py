@@ -20,7 +20,7 @@ from netns_orch.kernel import leftovers, owners
 from netns_orch.kernel.driver import LabKernel, host_id
 from netns_orch.kernel.rundir import lab_directories
 from netns_orch.records import dataclass
-from netns_orch.resources import State
+from netns_orch.resources import Container, State
 
 _WHOLE = frozenset(("up", "down"))
 """Runs that are about the lab as a whole; one of another kind that was killed leaves the lab up."""
@@ -107,7 +107,9 @@ def _judge(kernel: LabKernel, marked: bool) -> _Verdict | None:
     applied = journals[0].applied()
     if applied is None and kernel.directory.read_json("lab.json") is None:
         return _Verdict("no file tells of it" if kernel.has_marks() else "its run directory is empty")
-    if not marked and (applied is None or len(applied.state)):
+    # An ordinary user's lab without bridges and limits has marks in its containers only.
+    lives = applied is not None and any(kernel.container(one.name) for one in applied.state.of(Container))
+    if not (marked or lives) and (applied is None or len(applied.state)):
         return _Verdict("nothing of it is left but files")
     if ended := labs.lease_of(kernel.directory).ended(time.time(), owners.lives):
         return _Verdict(ended)

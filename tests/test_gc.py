@@ -61,6 +61,12 @@ def test_what_killed_runs_left_goes_and_a_healthy_lab_stays(netorch: Netorch) ->
         snapshot.assert_equal(clean)
 
 
+def test_a_lab_of_containers_alone_stays(netorch: Netorch) -> None:
+    with netorch.lab("containers: {red: , blue: }\nlinks: [[red: 10.0.0.1/30, blue: 10.0.0.2/30]]\n") as lab:
+        assert reasons(netorch) == {}
+        lab.ping("red", "10.0.0.2")
+
+
 def test_a_converging_up_that_was_killed(netorch: Netorch) -> None:
     clean = snapshot.take()
     file = netorch.write(RED_BLUE.read_text())

@@ -52,6 +52,9 @@ _HINTS = (
     ("dial tcp", "is the network up?  An image of this host: oci:DIR, docker-archive:FILE"),
     ("no such host", "is the network up?  An image of this host: oci:DIR, docker-archive:FILE"),
     ("docker.sock", "docker-daemon: takes a Docker that runs, and may be used"),
+    ("neither a tag nor a digest", "with its tag, as docker-daemon:NAME:latest"),
+    ("no descriptor found", "its index.json names the images that it has; without :TAG it is the only one"),
+    ("does not resolve", "`podman images` shows what this user has there"),
 )  # fmt: skip
 
 

@@ -246,6 +246,12 @@ def test_an_ordinary_user_s_image(alice: Ordinary) -> None:
         assert alice("plan", "--json", lab_file).json()["changes"] == []
     assert names(alice.directory / "mine/netorch") == ["blobs", "images", "layers", "lock"]
     assert names(alice.directory / "mine/netorch/layers") == []
+    layer = max(
+        (alice.directory / "mine/netorch/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size
+    )
+    layer.write_bytes(b"")  # as when this host loses its power
+    with alice.lab(lab_file):
+        assert alice("exec", "-u", "0", "red", "cat", "/srv/page").stdout == "one\n"
     assert alice("gc", "--images", "--json").json()[0]["objects"] == [f"oci:{alice.directory}/tiny"]
     assert not (alice.directory / "mine/netorch").exists()
     assert view.ROOTLESS or not Path("/var/cache/netorch").exists()

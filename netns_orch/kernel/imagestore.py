@@ -181,6 +181,10 @@ def _pull(skopeo: str, cache: str, wanted: Reference, patience: float) -> None:
     place = f"{cache}/images/{_NEW}{_key(wanted)}"
     os.mkdir(place, 0o700)
     stamp = _stamp(wanted)
+    with suppress(OSError, *_MALFORMED):
+        for path in _torn(cache, _manifest(cache, _key(wanted))):
+            with suppress(FileNotFoundError):
+                os.unlink(path)  # skopeo would take it for whole
     command = [skopeo, "copy", "--quiet", "--dest-shared-blob-dir", f"{cache}/blobs"]
     if wanted.insecure:
         command.append("--src-tls-verify=false")
@@ -287,6 +291,8 @@ def _clean(cache: str) -> None:
 def _read(cache: str, key: str) -> Image:
     """An image that is here, as a whole; FileNotFoundError where a part is missing."""
     manifest = _manifest(cache, key)
+    if userdir.is_ordinary() and (torn := _torn(cache, manifest)):
+        raise ValueError(f"{torn[0]} is damaged")
     layers = []
     for digest in _layers(cache, manifest):
         path = _blob(cache, digest) if userdir.is_ordinary() else f"{cache}/layers/{_hex(digest)}"
@@ -333,6 +339,12 @@ def _layers(cache: str, manifest: dict[str, Any]) -> list[str]:
         found.pop(layer["digest"], None)
         found[layer["digest"]] = None
     return list(found)
+
+
+def _torn(cache: str, manifest: dict[str, Any]) -> list[str]:
+    """The layers' blobs that are not as long as they should be: nothing waits until they are on the disk."""
+    blobs = {_blob(cache, layer["digest"]): layer["size"] for layer in manifest["layers"]}
+    return [path for path, size in blobs.items() if not os.path.exists(path) or os.path.getsize(path) != size]
 
 
 def _record(cache: str, key: str) -> dict[str, Any]:

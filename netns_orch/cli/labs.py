@@ -80,7 +80,7 @@ def up(what: What, how: How, *, dry_run: bool, json: bool) -> None:
     if dry_run:
         _show_plan(topology, json=json)
         return
-    if timeout is not None:
+    if timeout is not None and any(container.image for container in topology.containers.values()):
         timeout = max(timeout - (time.monotonic() - begun), 0.001)
     with Progress() as progress:
         report = lab.up(

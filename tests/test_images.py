@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -231,6 +232,34 @@ def test_what_a_killed_run_left_is_no_image(netorch: Netorch) -> None:
     os.killpg(process.pid, 9)
     process.communicate()
     assert any(name.startswith(".new") for name in names(layers)), "it was killed while it unpacked"
+    # What fetches it does not outlive who wants it, whatever he is ended by.
+    slow = netorch.directory / "slow"
+    slow.mkdir()
+    os.mkfifo(slow / "index.json")
+    process = netorch.start("up", netorch.write(red("oci:slow"), "slow.yaml"))
+
+    def opened() -> int | None:
+        try:
+            return os.open(slow / "index.json", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            assert error.errno == errno.ENXIO, "nobody reads (fifo(7))"
+            return None
+
+    def nobody_reads() -> bool:
+        try:
+            os.write(pipe, b" ")
+        except BrokenPipeError:
+            return True
+        return False
+
+    pipe = until(opened, "skopeo reads")
+    try:
+        os.kill(process.pid, 15)
+        process.communicate()
+        assert process.returncode in (-15, 143)
+        until(nobody_reads, "skopeo has ended")
+    finally:
+        os.close(pipe)
     netorch("gc")
     with netorch.lab(lab_file):
         assert netorch("exec", "red", "sh", "-c", "ls /srv | wc -l").stdout == "6000\n"

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from netns_orch.kernel import syscalls
 from netns_orch.kernel.inside import OUTPUT_LIMIT, CompletedRun
 
 _TIMED_OUT, _NOT_FOUND, _NOT_EXECUTABLE = 124, 127, 126
@@ -23,11 +24,21 @@ _PIECE = 65536
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
-def run(argv: Sequence[str], timeout: float, directory: str | None = None) -> CompletedRun:
+def run(
+    argv: Sequence[str], timeout: float, directory: str | None = None, *, ends_with_us: bool = False
+) -> CompletedRun:
     """Run a command to its end; stdin is empty, stderr apart.
 
+    ``ends_with_us``: it is killed where this process is (PR_SET_PDEATHSIG).
     Exit code 124: killed with all of its process group after ``timeout`` seconds; 126 and 127 as of a shell.
     """
+    us = os.getpid()
+
+    def end_with_us() -> None:
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != us:
+            os._exit(1)
+
     try:
         process = subprocess.Popen(
             list(argv),
@@ -36,6 +47,7 @@ def run(argv: Sequence[str], timeout: float, directory: str | None = None) -> Co
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=end_with_us if ends_with_us else None,
         )
     except OSError as error:
         code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE

@@ -190,7 +190,7 @@ def _pull(skopeo: str, cache: str, wanted: Reference, patience: float) -> None:
         command.append("--src-tls-verify=false")
     if wanted.anonymous:
         command.append("--src-no-creds")
-    done = hostcommand.run([*command, wanted.source, "oci:image:latest"], patience, place)
+    done = hostcommand.run([*command, wanted.source, "oci:image:latest"], patience, place, ends_with_us=True)
     if done.timed_out:
         raise NetorchError(f"{wanted.name} was not here within {patience:g} s")
     if done.code:

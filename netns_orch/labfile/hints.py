@@ -124,6 +124,7 @@ CONTAINER = {
     "tty": "`netorch exec -it` and `netorch shell` give a terminal",
     "stdin_open": "`netorch exec -i` gives standard input",
     "build": "netorch builds no images; `image` takes one that is built, such as docker-daemon:NAME:latest",
+    "pull_policy": "an image is fetched where it is not here, with `netorch up --pull` always",
     "forwarding": "it is `router: true`",
     "ip_forward": "it is `router: true`",
     "restart_policy": "it is `restart`",

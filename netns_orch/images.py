@@ -44,6 +44,7 @@ def settle(
     """
     had: dict[str, Image | None] = {}
     idle: set[str] = set()
+    foreign: set[str] = set()
     for container in topology.containers.values():
         name, where = container.image, container.mark("image")
         if name is None:
@@ -59,6 +60,9 @@ def settle(
             continue
         container.rootfs = replace(container.rootfs, layers=image.layers)
         _configure(container, image.config, where)
+        if building and image.is_foreign and name not in foreign:
+            foreign.add(name)
+            tell(f"{name} is for {image.architecture}: its programs can't run on this machine")
         if building and name not in idle and container.command is None:
             idle.add(name)
             _hear(container, image, tell)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from netns_orch.errors import KernelError, NetorchError
 from netns_orch.kernel import filelock, hostcommand, netfilter, rundir, unpack, userdir
+from netns_orch.kernel import syscalls as sc
 
 VARIABLE = "NETORCH_CACHE"
 PATIENCE = 3600.0
@@ -35,6 +36,7 @@ _NEW = ".new-"
 _DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
 _LAYER = re.compile(r".*[./]tar(\.gzip|\+gzip|\+zstd)?$")
 _MESSAGE = re.compile(r'\bmsg=("(?:[^"\\]|\\.)*")')
+_GOARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _MOST_JSON = 4 << 20
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What comes of JSON that is not what the image-spec says."""
@@ -93,6 +95,13 @@ class Image(NamedTuple):
     layers: list[str]
     """Directories, or for an ordinary user archives; lowest first."""
     config: Config
+    architecture: str
+    """As Go calls it (GOARCH)."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its programs are for another kind of machine than this one."""
+        return self.architecture != _GOARCH.get(os.uname().machine, self.architecture)
 
 
 def directory() -> str:
@@ -245,12 +254,12 @@ def _unpack(cache: str, digest: str) -> None:
     into = os.open(place, _DIRECTORY)
     try:
         unpack.unpack(_blob(cache, digest), into)
+        sc.syncfs(into)
     except unpack.Refused:
         os.unlink(_blob(cache, digest))  # torn when this host lost its power, perhaps: to be fetched anew
         raise
     finally:
         os.close(into)
-    os.sync()
     os.rename(place, path)
 
 
@@ -311,6 +320,7 @@ def _read(cache: str, key: str) -> Image:
             stop_signal=_text(said, "StopSignal"),
             command=[*_texts(said, "Entrypoint"), *_texts(said, "Cmd")],
         ),
+        _text(about, "architecture"),
     )
 
 

@@ -90,6 +90,7 @@ SECCOMP_SET_MODE_FILTER = 1
 
 _X86_64 = {
     "fallocate": 285,
+    "syncfs": 306,
     "mount": 165,
     "umount2": 166,
     "pivot_root": 155,
@@ -107,6 +108,7 @@ _X86_64 = {
 }
 _AARCH64 = {
     "fallocate": 47,
+    "syncfs": 267,
     "mount": 40,
     "umount2": 39,
     "pivot_root": 41,
@@ -225,6 +227,7 @@ _sethostname = _bind("sethostname", _TEXT, _INT)
 _capget = _bind("capget", _POINTER, _POINTER)
 _seccomp = _bind("seccomp", _INT, _INT, _POINTER)
 _fallocate = _bind("fallocate", _INT, _INT, _INT, _INT)
+_syncfs = _bind("syncfs", _INT)
 _openat2 = _bind("openat2", _INT, _TEXT, _POINTER, _INT)
 _mount = _bind("mount", _TEXT, _TEXT, _TEXT, _INT, _TEXT)
 _umount2 = _bind("umount2", _TEXT, _INT)
@@ -447,6 +450,11 @@ def write_file(path: str, data: bytes) -> None:
 def punch_hole(descriptor: int, offset: int, length: int) -> None:
     """Give back the blocks of a part of a file, whose size stays (fallocate(2))."""
     _fallocate(descriptor, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, offset, length)
+
+
+def syncfs(descriptor: int) -> None:
+    """Wait until all of the file system that a file lies in is on the disk (syncfs(2))."""
+    _syncfs(descriptor)
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:

@@ -28,7 +28,9 @@ http: {{addr: "127.0.0.1:{port}"}}
 """
 
 
-def layout(path: Path, *layers: list[archives.Entry], compress: str = "gzip", **config: Any) -> Path:
+def layout(
+    path: Path, *layers: list[archives.Entry], compress: str = "gzip", machine: str = "", **config: Any
+) -> Path:
     """An image of these layers, lowest first, as a directory that skopeo reads as ``oci:PATH:latest``."""
     blobs = path / "blobs/sha256"
     blobs.mkdir(parents=True, exist_ok=True)
@@ -49,7 +51,7 @@ def layout(path: Path, *layers: list[archives.Entry], compress: str = "gzip", **
             made.append(blob(plain.with_suffix(".tar.zst").read_bytes(), "layer.v1.tar+zstd"))
         plain.unlink()
     about = {
-        "architecture": ARCHITECTURES.get(platform.machine(), platform.machine()),
+        "architecture": machine or ARCHITECTURES.get(platform.machine(), platform.machine()),
         "os": "linux",
         "config": config,
         "rootfs": {"type": "layers", "diff_ids": ids},

@@ -44,12 +44,12 @@ def used(node: Any) -> set[str]:
 def manual() -> dict[str, str]:
     """What the manual says of each key: the column ``rootless`` of its table."""
     text = (ROOT / "README.md").read_text().partition("\n## Rootless\n")[2].partition("\n## ")[0]
-    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line] for line in lines]
-    head = next(row for row in rows if "rootless" in row)
-    column = head.index("rootless")
+    tables = ("\n".join(line for line in part.splitlines() if line[:1] == "|") for part in text.split("\n\n"))
+    table = next(table for table in tables if "| rootless |" in table)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    column = rows[0].index("rootless")
     said: dict[str, str] = {}
-    for row in rows[rows.index(head) + 2 :]:
+    for row in rows[2:]:
         for key in re.findall(r"`([a-z0-9_]+)`", row[0]):
             assert key not in said, f"{key} is in the manual's table twice"
             said[key] = row[column]

@@ -24,11 +24,11 @@ _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _HOST = (
     r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9.-]+(?=:[0-9])|localhost|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?"
 )
-_REFERENCE = re.compile(
+_REFERENCE = (
     rf"(?P<name>(?:(?P<host>{_HOST})/)?{_PART}(?:/{_PART})*)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}))?"
 )
-_LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?")
+_LOOPBACK = r"(localhost|127(\.[0-9]+){3}|\[::1\])(:[0-9]+)?"
 _HINT = "such as alpine:3.20, docker.io/library/alpine:3.20, or oci:./directory:tag"
 
 
@@ -55,7 +55,7 @@ class ImageName(NamedTuple):
     def is_on_loopback(self) -> bool:
         """Whether its registry is on this host, where Docker asks for no certificate either."""
         host, slash, _ = self.rest.partition("/")
-        return self.transport == REGISTRY and bool(slash and _LOOPBACK.fullmatch(host))
+        return self.transport == REGISTRY and bool(slash and re.fullmatch(_LOOPBACK, host))
 
     def __str__(self) -> str:
         return self.rest if self.transport == REGISTRY else f"{self.transport}:{self.rest}"
@@ -69,10 +69,10 @@ def parse(text: str) -> ImageName:
             raise Wrong(f"{shown(text)} is not the name of an image", _HINT)
         return ImageName(transport, rest)
     reference = text.removeprefix(f"{REGISTRY}://")
-    match = _REFERENCE.fullmatch(reference)
+    match = re.fullmatch(_REFERENCE, reference)
     if match is None:
         hint = _HINT
-        if reference.lower() != reference and _REFERENCE.fullmatch(reference.lower()):
+        if reference.lower() != reference and re.fullmatch(_REFERENCE, reference.lower()):
             hint = "names of images are in lower case"
         raise Wrong(f"{shown(text)} is not the name of an image", hint)
     if match["tag"] and match["digest"]:  # the digest is what counts, as for Docker; skopeo takes only one

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from netns_orch.errors import Where
-from netns_orch.labfile import addresses, hints, short, steps, units
+from netns_orch.labfile import addresses, hints, short, units
 from netns_orch.labfile.fields import (
     Built,
     ByKind,
@@ -284,6 +284,8 @@ def _step_line(text: Any, ctx: Context, where: Where) -> Step:
         raise Wrong(
             "a step is what follows 'netorch'", f"for example: {' '.join(argv[1:]) or 'link red br0 down'}"
         )
+    from netns_orch.labfile import steps  # few labs have any
+
     if argv[0] not in steps.COMMANDS:
         hint = hints.mean(argv[0], steps.COMMANDS) or "in a container: exec red COMMAND"
         raise Wrong(f"netorch has no command {shown(argv[0])}", hint)

@@ -14,7 +14,7 @@ from collections.abc import Mapping as Dict
 from pathlib import Path
 
 from netns_orch.errors import UsageError
-from netns_orch.labfile import foreign, short, steps, yaml
+from netns_orch.labfile import foreign, short, yaml
 from netns_orch.labfile.expand import topology
 from netns_orch.labfile.fields import Context
 from netns_orch.labfile.model import Topology
@@ -76,7 +76,9 @@ def loads(
         lab = topology(root, ctx, name, stem)
         if untrusted and lab is not None:
             confine(lab, ctx)
-        if lab is not None:
+        if lab is not None and lab.scenario:
+            from netns_orch.labfile import steps  # few labs have one
+
             steps.check(lab, ctx)
     if lab is None or len(problems):
         raise problems.error()

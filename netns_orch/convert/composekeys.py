@@ -12,7 +12,7 @@ from netns_orch.convert import docker
 from netns_orch.convert.draft import Draft
 from netns_orch.convert.source import Value
 from netns_orch.convert.variables import escaped
-from netns_orch.labfile import addresses, short, units
+from netns_orch.labfile import addresses, hints, short, units
 from netns_orch.labfile.nodes import Mapping as MappingNode
 
 Keys = dict[str, Any]
@@ -34,7 +34,7 @@ _ELSEWHERE = frozenset(
 """Keys that are read together with others, or by ``compose``."""
 _NOTHING = {
     "expose": "nothing is hidden between containers of one bridge",
-    "pull_policy": "an image is fetched where it is not here, with `netorch up --pull` always",
+    "pull_policy": hints.CONTAINER["pull_policy"],
     "pull_refresh_after": "`netorch up --pull` fetches images again",
     "platform": "the programs are this machine's own",
     "tty": "`netorch exec -it` and `shell` give a terminal",

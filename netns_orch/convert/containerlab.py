@@ -14,7 +14,7 @@ from typing import Any
 from netns_orch.convert import docker, shell
 from netns_orch.convert.draft import Draft, End, Link, lab_name
 from netns_orch.convert.source import Source, Value
-from netns_orch.labfile import addresses
+from netns_orch.labfile import addresses, hints
 from netns_orch.labfile.units import Wrong
 
 Keys = dict[str, Any]
@@ -42,7 +42,7 @@ _ELSEWHERE = frozenset(("kind", "group", "image", "cmd", "entrypoint", "exec", "
 _NOTHING = {
     "mgmt-ipv4": "there is no management network: a lab has exactly the interfaces of the file",
     "mgmt-ipv6": "there is no management network: a lab has exactly the interfaces of the file",
-    "image-pull-policy": "an image is fetched where it is not here, with `netorch up --pull` always",
+    "image-pull-policy": hints.CONTAINER["pull_policy"],
     "runtime": "netorch needs no container runtime",
     "auto-remove": "`netorch down` removes a lab whole",
     "link-apply-mode": "`netorch up` changes the links of a running lab in place",

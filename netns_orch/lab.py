@@ -181,8 +181,8 @@ def up(
 
 def _is_way_out_new(directory: LabDirectory) -> bool:
     """Whether another program leads out of a rootless lab than when ``up`` had last done its work."""
-    about = directory.read_json("lab.json") or {}
-    return about.get("way_out", outside.identity()) != outside.identity()
+    about, now = directory.read_json("lab.json") or {}, outside.identity()
+    return bool(about.get("way_out", now) != now)
 
 
 def _where(topology: Topology, *, way_out_anew: bool) -> str:

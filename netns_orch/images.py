@@ -10,6 +10,7 @@ nothing.  Entrypoint and Cmd do not: without a ``command`` a container is idle, 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,10 @@ def settle(
     again: bool = False,
     timeout: float | None = None,
     tell: Tell = lambda _: None,
-) -> None:
+) -> float:
     """Give the containers of images their roots; where the lab is to be built, images are fetched.
+
+    The seconds that it took, none where there are no images: so much of a lab's time to come up is gone.
 
     For an ordinary user this comes before his realm, where there is no network.  ``again``: those that are
     here, too; ``timeout``: seconds for each.  ``tell`` hears what takes long, and what a user should know.
@@ -44,7 +47,7 @@ def settle(
     """
     had: dict[str, Image | None] = {}
     idle: set[str] = set()
-    foreign: set[str] = set()
+    begun = time.monotonic()
     for container in topology.containers.values():
         name, where = container.image, container.mark("image")
         if name is None:
@@ -52,7 +55,7 @@ def settle(
         if name not in had:
             try:
                 wanted = _reference(name, anonymous=topology.untrusted)
-                had[name] = _image(wanted, building, again=again, timeout=timeout, tell=tell)
+                had[name] = _image(wanted, building, tell, again=again, timeout=timeout)
             except NetorchError as error:
                 raise error.at(where) from None
         image = had[name]
@@ -60,21 +63,29 @@ def settle(
             continue
         container.rootfs = replace(container.rootfs, layers=image.layers)
         _configure(container, image.config, where)
-        if building and image.is_foreign and name not in foreign:
-            foreign.add(name)
-            tell(f"{name} is for {image.architecture}: its programs can't run on this machine")
         if building and name not in idle and container.command is None:
             idle.add(name)
             _hear(container, image, tell)
+    return time.monotonic() - begun if had else 0.0
 
 
-def _image(reference: Reference, building: bool, **how: Any) -> Image | None:
+def left(timeout: float | None, spent: float) -> float | None:
+    """What is left of the seconds that a lab may take to come up."""
+    return timeout if timeout is None or not spent else max(timeout - spent, 0.001)
+
+
+def _image(reference: Reference, building: bool, tell: Tell, **how: Any) -> Image | None:
     from netns_orch.kernel import imagestore
 
     path = reference.path
     if path is not None and not (os.path.isfile(path) or os.path.isdir(path)):
         return None  # which is told with all else that this host lacks
-    return imagestore.fetch(reference, **how) if building else imagestore.find(reference)
+    if not building:
+        return imagestore.find(reference)
+    image = imagestore.fetch(reference, tell=tell, **how)
+    if image.is_foreign:
+        tell(f"{reference.name} is for {image.architecture}: its programs can't run on this machine")
+    return image
 
 
 def _reference(name: str, anonymous: bool) -> Reference:

@@ -63,12 +63,12 @@ def up(
             model.netns = "private"
         for container in model.containers.values():
             container.volumes += [_volume(text) for text in volumes]
-        images.settle(model, building=True, again=pull, timeout=timeout)
+        spent = images.settle(model, building=True, again=pull, timeout=timeout)
         report = rootless.build(
             model,
             labs.up,
             keep_failed=keep_failed,
-            timeout=timeout,
+            timeout=images.left(timeout, spent),
             wait=wait,
             ttl=ttl,
             owner_pid=owner_pid,

@@ -31,7 +31,7 @@ from netns_orch.kernel.interrupts import Interrupted, interruptible
 if TYPE_CHECKING:
     from netns_orch.labfile.model import Topology
 
-Settle = Callable[["Topology"], None]
+Settle = Callable[["Topology"], object]
 State = Literal["passed", "failed", "not built", "invalid", "skipped", "no checks", "interrupted"]
 _LONGEST_NAME = 32
 _LAB_FILE = re.compile(r"^(bridges|containers|links)\s*:", re.MULTILINE)

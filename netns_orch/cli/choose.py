@@ -30,18 +30,19 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
 
 def settle(
     topology: Topology, *, building: bool = False, pull: bool = False, timeout: float | None = None
-) -> None:
+) -> float:
     """Go where the lab is built: root is there; an ordinary user enters the lab's realm, made where missing.
 
     Before, images are fetched where it is to be built: those that are missing, with ``pull`` all of them,
-    each within ``timeout`` seconds.
+    each within ``timeout`` seconds; the seconds that it took.
     PermissionNeeded where this host lets no ordinary user have a lab.
     """
     from netns_orch import images, rootless
     from netns_orch.cli.output import note
 
-    images.settle(topology, building=building, again=pull, timeout=timeout, tell=note)
+    spent = images.settle(topology, building=building, again=pull, timeout=timeout, tell=note)
     rootless.settle(topology, building=building)
+    return spent
 
 
 def require_root() -> None:

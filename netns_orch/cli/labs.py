@@ -6,7 +6,6 @@ Must not: import typer, which takes as long to start as a small lab takes to bui
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from netns_orch import rootless
@@ -69,25 +68,22 @@ class How(NamedTuple):
 
 def up(what: What, how: How, *, dry_run: bool, json: bool) -> None:
     """Build or converge; ``dry_run`` shows the plan."""
-    from netns_orch import lab
+    from netns_orch import images, lab
     from netns_orch.cli import render
 
     timeout, wait = choose.seconds("--timeout", how.timeout), choose.seconds("--wait", how.wait)
     ttl, owner_pid = choose.time_to_live("--ttl", how.ttl), choose.process("--owner-pid", how.owner_pid)
     topology = what.load()
-    begun = time.monotonic()
-    choose.settle(topology, building=not dry_run, pull=how.pull, timeout=timeout)
+    spent = choose.settle(topology, building=not dry_run, pull=how.pull, timeout=timeout)
     if dry_run:
         _show_plan(topology, json=json)
         return
-    if timeout is not None and any(container.image for container in topology.containers.values()):
-        timeout = max(timeout - (time.monotonic() - begun), 0.001)
     with Progress() as progress:
         report = lab.up(
             topology,
             progress=progress,
             keep_failed=how.keep_failed,
-            timeout=timeout,
+            timeout=images.left(timeout, spent),
             wait=wait,
             ttl=ttl,
             owner_pid=owner_pid,
